@@ -1,0 +1,188 @@
+"""Strict YAML into typed models: unknown keys, duplicate keys and wrong types are one clear line.
+
+Two traps of plain YAML are closed here: a key given twice (the last silently wins), and `1e-4`
+(YAML 1.1 reads a string, since its floats need a dot).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Hashable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import yaml
+
+
+class Section(pydantic.BaseModel):
+    """Base of every configuration section: immutable, every key known, defaults validated like input."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+Model = TypeVar("Model", bound=pydantic.BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses duplicate keys and reads `1e-4` as a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Hashable] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=deep)
+            if isinstance(key, Hashable) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {key: list(value) for key, value in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def _parse(text: str, source: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ValueError(f"{source}{line}: {error.problem or error.context}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{source}: not readable as YAML: {' '.join(str(error).split())}") from None
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises FileNotFoundError where there is no such file, ValueError (one line, with file and line number) where it
+    is no YAML, holds a key twice, or is not a mapping.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file in UTF-8 ({error.reason})") from None
+    except OSError as error:
+        raise FileNotFoundError(f"{path}: cannot be read: {error.strerror}") from None
+    content = _parse(text, str(path))
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected `key: value` lines at the top, found a {type(content).__name__}")
+    return content
+
+
+def override(mapping: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+    """`mapping` with each `a.b=value` applied; the value is read as YAML, a list index is a number (`growth.0.x=1`).
+
+    Raises ValueError for an assignment without `=`, or one that reaches into a plain value.
+    """
+    result = _copy(dict(mapping))
+    for assignment in assignments:
+        dotted, equals, text = assignment.partition("=")
+        keys = dotted.strip().split(".")
+        if not equals or not all(keys):
+            raise ValueError(f"--set {assignment}: expected key=value, such as --set seed=1 or --set data.flip=true")
+        value = _parse(text, f"--set {assignment}")
+        place: Any = result
+        for depth, key in enumerate(keys[:-1]):
+            place = _descend(place, key, ".".join(keys[: depth + 1]), assignment)
+        if isinstance(place, list):
+            place[_list_index(place, keys[-1], dotted, assignment)] = value
+        elif isinstance(place, dict):
+            place[keys[-1]] = value
+        else:
+            raise ValueError(f"--set {assignment}: {'.'.join(keys[:-1])} is a plain value and has no keys")
+    return result
+
+
+def _descend(place: Any, key: str, dotted: str, assignment: str) -> Any:
+    if isinstance(place, list):
+        return place[_list_index(place, key, dotted, assignment)]
+    if not isinstance(place, dict):
+        raise ValueError(f"--set {assignment}: {dotted.rpartition('.')[0]} is a plain value and has no keys")
+    if place.get(key) is None:
+        place[key] = {}
+    return place[key]
+
+
+def _list_index(place: list[Any], key: str, dotted: str, assignment: str) -> int:
+    if not key.isdigit() or int(key) >= len(place):
+        raise ValueError(f"--set {assignment}: {dotted}: the list has the entries 0 to {len(place) - 1}, not {key}")
+    return int(key)
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copy(item) for key, item in value.items()}
+    return [_copy(item) for item in value] if isinstance(value, list) else value
+
+
+def resolve(
+    model: type[Model], mapping: Mapping[str, Any], overrides: Iterable[str] = (), source: str | Path = "configuration"
+) -> Model:
+    """`mapping` with `overrides` (see `override`) as a validated `model`.
+
+    Raises ValueError: one line that names the source, each offending key with its value, and a near name where the
+    key is unknown.
+    """
+    try:
+        return model.model_validate(override(mapping, overrides))
+    except pydantic.ValidationError as error:
+        problems = [_explain(model, item) for item in error.errors(include_url=False)]
+        raise ValueError(f"{source}: {'; '.join(problems)}") from None
+
+
+def _explain(model: type[pydantic.BaseModel], problem: Any) -> str:
+    location = problem["loc"]
+    dotted = ".".join(str(part) for part in location) or "the whole"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(model, location[:-1])
+        near = difflib.get_close_matches(str(location[-1]), known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(sorted(known))}"
+        return f"unknown key {dotted} ({hint})"
+    if problem["type"] == "missing":
+        return f"{dotted} is required"
+    if problem["type"] == "value_error":
+        return f"{dotted}: {message}"
+    value = problem["input"]
+    return f"{dotted} is {value!r}: {message[0].lower()}{message[1:]}"
+
+
+def _known_keys(model: Any, location: tuple[Any, ...]) -> list[str]:
+    """The keys of the section at `location`, found by walking the annotations."""
+    for part in location:
+        if isinstance(part, int):
+            continue
+        field = model.model_fields.get(part) if _is_section(model) else None
+        if field is None:
+            return []
+        model = _section_in(field.annotation)
+    return list(model.model_fields) if _is_section(model) else []
+
+
+def _is_section(model: Any) -> bool:
+    return isinstance(model, type) and issubclass(model, pydantic.BaseModel)
+
+
+def _section_in(annotation: Any) -> Any:
+    if _is_section(annotation):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        found = _section_in(argument)
+        if found is not None:
+            return found
+    return None
+
+
+def dump(model: pydantic.BaseModel) -> str:
+    """The model as YAML that `read_yaml` and `resolve` turn into the same model again."""
+    return yaml.safe_dump(model.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
