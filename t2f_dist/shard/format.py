@@ -1,17 +1,15 @@
-"""The shard format: member names, index records, manifest, and the reading and writing of one sample.
+"""The shard format: member names, index records, manifest, and the reading of a sample.
+
+Writing is in `t2f_dist.shard.writer`.
 
 `shards/README.md` is the same contract in prose. Anything that changes what stands on the disk raises `VERSION`.
 """
 
 import hashlib
-import io
 import json
 import os
-import re
-import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -136,7 +134,7 @@ class Manifest(Record):
                 f"{path} is of format version {content.get('version')!r}; this t2f-dist reads {VERSION}: "
                 "build the shards again, or use the t2f-dist that wrote them"
             )
-        if content.pop("checksum", None) != _digest(_canonical(content)):
+        if content.pop("checksum", None) != digest(_canonical(content)):
             raise ValueError(f"{path} is damaged (its checksum does not match); build the shards again")
         try:
             return cls.model_validate(content)
@@ -147,7 +145,7 @@ class Manifest(Record):
     def save(self, directory: str | Path) -> Path:
         """Write `directory/manifest.json` whole or not at all."""
         content = self.model_dump(mode="json")
-        content["checksum"] = _digest(_canonical(content))
+        content["checksum"] = digest(_canonical(content))
         path = Path(directory) / MANIFEST
         write_file(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
         return path
@@ -160,7 +158,7 @@ class Manifest(Record):
             for split in SPLITS
             for shard in self.shards(split)
         ]
-        return _digest(json.dumps(rows).encode())
+        return digest(json.dumps(rows).encode())
 
     @property
     def members(self) -> dict[str, str]:
@@ -190,7 +188,7 @@ class Manifest(Record):
             raise ValueError(f"the shards in {directory} hold no captions, so there is no vocabulary")
         path = Path(directory) / self.vocabulary.file
         content = path.read_bytes()
-        if _digest(content) != self.vocabulary.sha256:
+        if digest(content) != self.vocabulary.sha256:
             raise ValueError(f"{path} is damaged (its checksum does not match); build the shards again")
         return content.decode()
 
@@ -213,83 +211,6 @@ def identity_number(identity: str) -> int:
 def captions(content: bytes) -> list[str]:
     """The captions of a sample, in order, from its `captions` member."""
     return content.decode().splitlines()
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What one sample is written from; `speech` is a mono PCM16 FLAC, or None."""
-
-    key: str
-    identity: str
-    image: bytes
-    captions: Sequence[str]
-    meta: dict[str, Any]
-    speech: bytes | None = None
-    speech_samples: int = 0
-
-
-def write_shard(path: Path, samples: Iterator[Sample], image_format: str, with_speech: bool) -> Shard | None:
-    """Write a tar and its index, each under a temporary name and then renamed: the index first, then the tar.
-
-    The bytes are a function of the samples alone. Returns None, and writes nothing, if there are no samples.
-
-    Raises:
-        ValueError: a key that WebDataset would cut (a dot, a slash) or that does not fit a tar header.
-    """
-    extensions = members(image_format, with_speech)
-    temporary = path.with_name(path.name + ".tmp")
-    records = []
-    with open(temporary, "wb") as stream:
-        # tarfile itself: webdataset's TarWriter is a thin layer over it, and importing webdataset loads torch.
-        with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            for sample in samples:
-                records.append(_write_sample(tar, sample, extensions))
-        stream.flush()
-        os.fsync(stream.fileno())
-    if not records:
-        temporary.unlink()
-        return None
-    index_path = path.with_name(path.name.removesuffix(".tar") + ".index.npy")
-    index_content = _npy(np.array(records, dtype=INDEX_DTYPE))
-    write_file(index_path, index_content)
-    with open(temporary, "rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    os.replace(temporary, path)
-    return Shard(
-        name=path.name,
-        num_samples=len(records),
-        bytes=path.stat().st_size,
-        sha256=sha256,
-        index=index_path.name,
-        index_sha256=_digest(index_content),
-    )
-
-
-def _write_sample(tar: tarfile.TarFile, sample: Sample, extensions: dict[str, str]) -> np.void:
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", sample.key) or len(sample.key) > KEY_LENGTH_MAX:
-        raise ValueError(f"a key has up to {KEY_LENGTH_MAX} letters, digits, - and _, not {sample.key!r}")
-    assert all(len(caption.splitlines()) == 1 for caption in sample.captions), "one caption, one line"
-    contents = {
-        "image": sample.image,
-        "captions": "".join(caption + "\n" for caption in sample.captions).encode(),
-        "meta": json.dumps(sample.meta, ensure_ascii=False, sort_keys=True).encode(),
-        "speech": sample.speech or b"",
-    }
-    record = np.zeros((), dtype=INDEX_DTYPE)
-    for name, extension in extensions.items():
-        content = contents[name]
-        offset = tar.offset + TAR_BLOCK
-        header = tarfile.TarInfo(f"{sample.key}.{extension}")  # owner, group and time stay zero: reproducible
-        header.size, header.mode = len(content), 0o444
-        tar.addfile(header, io.BytesIO(content))
-        assert tar.offset == offset + -(-len(content) // TAR_BLOCK) * TAR_BLOCK, "a header is one block"
-        record[f"{name}_offset"] = offset
-        record[f"{name}_length"] = len(content)
-        record[f"{name}_crc32"] = zlib.crc32(content)
-    record["identity"] = identity_number(sample.identity)
-    record["num_captions"] = len(sample.captions)
-    record["speech_samples"] = sample.speech_samples
-    return record[()]
 
 
 def open_index(directory: str | Path, shard: Shard) -> np.ndarray:
@@ -351,7 +272,7 @@ def read_sample(descriptor: int, record: np.void, names: Sequence[str] = MEMBERS
         if record[f"{name}_length"]
     }
     if not spans:
-        return {name: b"" for name in names}
+        return dict.fromkeys(names, b"")
     start = min(offset for offset, _ in spans.values())
     end = max(offset + length for offset, length in spans.values())
     content = os.pread(descriptor, end - start, start)
@@ -385,15 +306,10 @@ def write_file(path: Path, content: bytes) -> None:
     os.replace(temporary, path)
 
 
-def _npy(array: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    np.lib.format.write_array(stream, array, version=(1, 0), allow_pickle=False)
-    return stream.getvalue()
-
-
 def _canonical(content: dict[str, Any]) -> bytes:
     return json.dumps(content, sort_keys=True, ensure_ascii=False).encode()
 
 
-def _digest(content: bytes) -> str:
+def digest(content: bytes) -> str:
+    """sha256 in hexadecimal."""
     return hashlib.sha256(content).hexdigest()

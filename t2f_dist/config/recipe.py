@@ -1,0 +1,123 @@
+"""A corpus and what becomes of it: the one model that the flags and the recipe files of `t2f-dist shard` fill."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from t2f_dist.config.load import Section
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class ImageRecipe(Section):
+    resolution: int = Field(128, ge=4, le=1024)  # pixels a side; a power of two, so that stages halve it exactly
+    format: Literal["jpg", "png"] = "jpg"
+    quality: int = Field(95, ge=1, le=100)  # of jpg, always 4:4:4
+    fit: Literal["crop", "pad", "stretch"] = "crop"  # how a picture that is not square becomes square
+    crop_fraction: float = Field(1.0, gt=0, le=1)  # the central share of the picture that is kept
+    crop_box: tuple[Fraction, Fraction, Fraction, Fraction] | None = None  # or: left, top, right, bottom, as shares
+    background: str = "#ffffff"  # under transparent pixels, and beside a padded picture
+    allow_upscale: bool = False  # else a picture smaller than the resolution is rejected
+
+    @field_validator("resolution")
+    @classmethod
+    def _power_of_two(cls, value: int) -> int:
+        if value & (value - 1):
+            raise ValueError(f"{value} is not a power of two (4, 8, 16, 32, 64, 128, 256, 512, 1024)")
+        return value
+
+    @field_validator("background")
+    @classmethod
+    def _colour(cls, value: str) -> str:
+        if not re.fullmatch(r"#[0-9a-fA-F]{6}", value):
+            raise ValueError(f"{value!r} is not a colour such as '#ffffff'")
+        return value.lower()
+
+    @model_validator(mode="after")
+    def _one_crop(self) -> "ImageRecipe":
+        if self.crop_box is None:
+            return self
+        if self.crop_fraction != 1:
+            raise ValueError("crop_fraction and crop_box exclude each other")
+        left, top, right, bottom = self.crop_box
+        if left >= right or top >= bottom:
+            raise ValueError(f"crop_box {list(self.crop_box)} is empty: it is left, top, right, bottom")
+        return self
+
+
+class TextRecipe(Section):
+    image_column: str = "image"  # of a CSV or JSONL
+    caption_column: str | None = None  # None: caption, captions, description or text, whichever there is
+    identity_column: str = "identity"  # used where the table has it
+    min_count: int = Field(1, ge=1)  # rarer words are left out of the vocabulary
+    max_words: int | None = Field(None, ge=1)  # the size of the vocabulary at most
+
+
+class AudioRecipe(Section):
+    image_column: str = "image"
+    audio_column: str | None = None  # None: audio, speech, voice or path, whichever there is
+    identity_column: str = "identity"
+    sample_rate_hz: int = Field(16_000, ge=1_000, le=192_000)
+    max_seconds: float = Field(10.0, gt=0, le=3_600)  # what is longer is cut
+
+
+class SplitRecipe(Section):
+    """The shares of identities, not of images, that are held back."""
+
+    validation: Fraction = 0.05
+    test: Fraction = 0.05
+
+    @model_validator(mode="after")
+    def _something_left(self) -> "SplitRecipe":
+        if self.validation + self.test >= 1:
+            raise ValueError(f"validation {self.validation} and test {self.test} leave nothing to train on")
+        return self
+
+
+class ShardRecipe(Section):
+    """Paths are relative to the working directory; paths inside a table are relative to the table."""
+
+    faces: str  # folder of images, searched through
+    captions: str | None = None  # Face2Text .json, .csv, .tsv, .jsonl, or a folder of .txt
+    speech: str | None = None  # .csv, .tsv, .jsonl, or a folder of same-named audio files
+    out: str
+    # What may never stand on two sides of the split. "auto": the table's identity column, else the image's folder,
+    # else its name. "column", "folder", "stem": that one only. Anything else: a regular expression searched in the
+    # image's path, whose first group (or whole match) is the identity.
+    identity: str = "auto"
+    require: Literal["any", "captions", "speech", "both"] = "any"  # what an image must have, of what was given
+    samples_per_shard: int = Field(1000, ge=1)  # at most
+    seed: int = Field(0, ge=0)  # of the order
+    image: ImageRecipe = ImageRecipe()
+    text: TextRecipe = TextRecipe()
+    audio: AudioRecipe = AudioRecipe()
+    split: SplitRecipe = SplitRecipe()
+
+    @field_validator("faces", "out")
+    @classmethod
+    def _named(cls, value: str) -> str:
+        if not value:
+            raise ValueError("an empty path")
+        return value
+
+    @field_validator("identity")
+    @classmethod
+    def _identity(cls, value: str) -> str:
+        if value in ("auto", "column", "folder", "stem"):
+            return value
+        if re.fullmatch(r"[a-z]+", value):
+            raise ValueError(f"{value!r} is none of auto, column, folder, stem, nor a regular expression with a group")
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"{value!r} is not a regular expression: {error}") from None
+        return value
+
+    @model_validator(mode="after")
+    def _required_given(self) -> "ShardRecipe":
+        if self.require in ("captions", "both") and self.captions is None:
+            raise ValueError(f"require is {self.require!r}, but no captions are given")
+        if self.require in ("speech", "both") and self.speech is None:
+            raise ValueError(f"require is {self.require!r}, but no speech is given")
+        return self
