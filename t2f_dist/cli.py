@@ -1,0 +1,207 @@
+"""The command `t2f-dist`: parse, call one function, print.
+
+Nothing heavy is imported before a command runs, so that `--help` answers at once.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+class Commands(click.Group):
+    """Commands whose errors of input are one line and exit code 1, not a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise
+        except (ValueError, OSError) as error:
+            if ctx.params["traceback"]:
+                raise
+            click.echo(f"error: {_line(error)}", err=True)
+            ctx.exit(1)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # in the order of use, not of the alphabet
+
+
+def _line(error: Exception) -> str:
+    message = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(message.split()) or type(error).__name__
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="t2f-dist")
+@click.option("--traceback", is_flag=True, help="Show the Python traceback of an error.")
+def main(traceback: bool) -> None:
+    """Faces, captions and voices into shards; snapshots into faces.
+
+    Training is started by accelerate: accelerate launch -m t2f_dist.train --config CONFIG.
+    """
+
+
+@main.command()
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write; made if missing.")
+@click.option("--num", default=12_000, show_default=True, type=click.IntRange(1), help="Portraits.")
+@click.option("--resolution", default=32, show_default=True, type=click.IntRange(8, 1024), help="Pixels a side.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="The same seed, the same bytes.")
+@click.option("--workers", default=None, type=click.IntRange(1), help="Processes.  [default: one a CPU core]")
+@click.option("--voices/--no-voices", default=True, show_default=True, help="Speak for each portrait too.")
+@click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote to --out.")
+def demo(out: Path, num: int, resolution: int, seed: int, workers: int | None, voices: bool, overwrite: bool) -> None:
+    """Draw a corpus of portraits with captions and voices, from nothing but a seed.
+
+    It has the layout of a raw corpus, so that `t2f-dist shard` takes it like any other:
+
+    \b
+    t2f-dist demo --out data/portraits
+    t2f-dist shard shards/recipes/portraits.yaml --out shards/portraits
+    """
+    from t2f_dist.portraits.corpus import write_corpus
+
+    write_corpus(out, num, resolution, seed, _cores(workers), voices=voices, overwrite=overwrite)
+
+
+@main.command()
+@click.argument("recipe", required=False, type=click.Path(path_type=Path))
+@click.option("--faces", metavar="DIR", help="Folder of images, with any folders in it.")
+@click.option(
+    "--captions",
+    metavar="FILE_OR_DIR",
+    help="Face2Text .json; .csv, .tsv or .jsonl with columns image and caption; or a folder of .txt named as the "
+    "images, a caption a line.",
+)
+@click.option(
+    "--speech",
+    metavar="FILE_OR_DIR",
+    help=".csv, .tsv or .jsonl with columns image and audio (paths relative to the file); or a folder of audio files "
+    "named as the images.",
+)
+@click.option("--out", metavar="DIR", help="Folder to write; made if missing.")
+@click.option("--resolution", type=int, help="Pixels a side, a power of two.  [default: 128]")
+@click.option("--fit", type=click.Choice(["crop", "pad", "stretch"]), help="How to square a picture.  [default: crop]")
+@click.option("--crop-fraction", type=float, help="Central share of the picture to keep.  [default: 1.0]")
+@click.option("--allow-upscale", is_flag=True, default=None, help="Keep images smaller than the resolution.")
+@click.option("--format", "image_format", type=click.Choice(["jpg", "png"]), help="Of stored images.  [default: jpg]")
+@click.option(
+    "--identity",
+    metavar="RULE",
+    help="Who is shown, so that none is on two sides of the split: auto, column, folder, stem, or a regular "
+    "expression whose group finds it in the path.  [default: auto: column, else folder, else stem]",
+)
+@click.option("--sample-rate", "sample_rate_hz", type=int, help="Hz of stored voices.  [default: 16000]")
+@click.option("--max-seconds", type=float, help="Voices are cut there.  [default: 10.0]")
+@click.option("--validation", type=float, help="Share of identities held back.  [default: 0.05]")
+@click.option("--test", type=float, help="Share of identities held back.  [default: 0.05]")
+@click.option("--seed", type=int, help="Of the order of samples.  [default: 0]")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any field of the recipe; repeatable.")
+@click.option("--workers", default=None, type=click.IntRange(1), help="Processes.  [default: one a CPU core]")
+@click.option("--overwrite", is_flag=True, help="Replace finished shards in --out.")
+def shard(recipe: Path | None, overrides: tuple[str, ...], workers: int | None, overwrite: bool, **flags: Any) -> None:
+    """Turn a raw corpus into shards: from a RECIPE.yaml, from flags, or from both (flags win).
+
+    \b
+    t2f-dist shard --faces lfw --captions clean.json --out shards/lfw --resolution 64
+    t2f-dist shard shards/recipes/lfw_face2text.yaml --set image.resolution=64
+
+    The bytes depend on the corpus and the recipe alone, not on --workers. What cannot be used is recorded with its
+    reason in OUT/rejected.jsonl. shards/README.md describes the recipe and the format.
+    """
+    from t2f_dist.config.load import override, read_yaml, resolve
+    from t2f_dist.config.recipe import ShardRecipe
+    from t2f_dist.shard.build import build
+
+    mapping = read_yaml(recipe) if recipe else {}
+    for flag, key in _SHARD_FLAGS.items():
+        if flags[flag] is not None:
+            _place(mapping, key, flags[flag])
+    resolved = resolve(ShardRecipe, override(mapping, overrides), source=recipe or "t2f-dist shard")
+    manifest = build(resolved, _cores(workers), overwrite)
+    for kind, total in manifest.totals.items():
+        click.echo(
+            f"{kind}: {total.found} found = {total.stored} stored + {total.rejected} rejected "
+            f"+ {total.unmatched} unmatched"
+        )
+    counts = ", ".join(f"{split} {manifest.num_samples(split)}" for split in manifest.splits)
+    click.echo(f"{resolved.out}: {counts}; `t2f-dist inspect {resolved.out} --out sheet.png` shows them")
+
+
+# The flags of `shard`, and the fields of the recipe that they fill.
+_SHARD_FLAGS = {
+    "faces": "faces",
+    "captions": "captions",
+    "speech": "speech",
+    "out": "out",
+    "resolution": "image.resolution",
+    "fit": "image.fit",
+    "crop_fraction": "image.crop_fraction",
+    "allow_upscale": "image.allow_upscale",
+    "image_format": "image.format",
+    "identity": "identity",
+    "sample_rate_hz": "audio.sample_rate_hz",
+    "max_seconds": "audio.max_seconds",
+    "validation": "split.validation",
+    "test": "split.test",
+    "seed": "seed",
+}
+
+
+@main.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--decode", is_flag=True, help="Decode every image and voice too; slower.")
+def verify(directory: Path, decode: bool) -> None:
+    """Re-read the shards in DIRECTORY against their manifest; exit 1 if anything is damaged."""
+    from t2f_dist.shard.format import Manifest
+    from t2f_dist.shard.verify import verify as verify_shards
+
+    damage = verify_shards(directory, decode)
+    for found in damage:
+        click.echo(str(found))
+    if damage:
+        raise ValueError(f"{directory}: {len(damage)} damaged; copy these files again, or build the shards again")
+    totals = Manifest.load(directory).splits
+    click.echo(
+        f"{directory}: all {sum(split.num_samples for split in totals.values())} samples in "
+        f"{sum(len(split.shards) for split in totals.values())} shards are as they were written"
+    )
+
+
+@main.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Also draw a contact sheet there (.png, .jpg).")
+@click.option("--split", default="train", show_default=True, type=click.Choice(["train", "validation", "test"]))
+@click.option("--num", default=24, show_default=True, type=click.IntRange(1), help="Faces on the sheet.")
+@click.option("--columns", default=6, show_default=True, type=click.IntRange(1), help="Faces in a row.")
+def inspect(directory: Path, out: Path | None, split: str, num: int, columns: int) -> None:
+    """Count what the shards in DIRECTORY hold; with --out, draw faces with their captions."""
+    from t2f_dist.shard.sheet import sheet, table
+
+    click.echo(table(directory))
+    if out is not None:
+        page = sheet(directory, split, num, columns)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        page.save(out)
+        click.echo(f"{out}: {page.width}x{page.height}")
+
+
+def _cores(workers: int | None) -> int:
+    import os
+
+    return workers or len(os.sched_getaffinity(0))
+
+
+def _place(mapping: dict[str, Any], dotted: str, value: Any) -> None:
+    section, _, key = dotted.rpartition(".")
+    if section:
+        nested = mapping.get(section)
+        mapping[section] = {**nested, key: value} if isinstance(nested, dict) else {key: value}
+    else:
+        mapping[key] = value
+
+
+if __name__ == "__main__":
+    main()
