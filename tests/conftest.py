@@ -1,0 +1,54 @@
+"""What every test may rely on: one thread, no network, nothing of the user's own settings, and a pair of ranks."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from tests.ranks import Pair
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: two workers share the cores
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["WANDB_MODE"] = "offline"
+os.environ["WANDB_SILENT"] = "true"
+# A launch seen by a test must not inherit what the shell of the person who runs it was launched with.
+for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+    os.environ.pop(name, None)
+
+# The same examples in every run, and no deadline: a busy machine is not a failure.
+settings.register_profile("house", deadline=None, derandomize=True, database=None)
+settings.load_profile("house")
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "pair" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("ranks"))  # one worker, so one pair of ranks
+        if item.get_closest_marker("gpu") and not _cuda():
+            item.add_marker(pytest.mark.skip(reason="no CUDA GPU here"))
+
+
+def _cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@pytest.fixture(scope="session")
+def pair() -> Iterator[Pair]:
+    """Two gloo ranks for many tests: `pair.run(function, *args)`, see tests/ranks.py."""
+    ranks = Pair()
+    yield ranks
+    ranks.close()
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real corpora that T2F_REAL_DATA names; the test is skipped where it is not set."""
+    folder = os.environ.get("T2F_REAL_DATA")
+    if not folder:
+        pytest.skip("T2F_REAL_DATA is not set: no real corpus here")
+    return Path(folder)
