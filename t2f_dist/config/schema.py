@@ -216,6 +216,12 @@ class Config(Section):
                 raise ValueError(
                     f"{name} has {len(channels)} entries; resolutions 4 to {self.stages[-1].resolution} need {needed}"
                 )
+        contrastive = self.loss.contrastive
+        if contrastive.generator_weight and not contrastive.discriminator_weight:
+            raise ValueError(
+                "loss.contrastive.generator_weight without discriminator_weight follows a head that nothing trains:"
+                " set discriminator_weight too"
+            )
         if self.loss.adversarial != "wgan" and self.loss.penalty.kind == "wgan_gp":
             raise ValueError("loss.penalty.kind wgan_gp belongs to loss.adversarial wgan; use r1 or none")
         for stage in self.stages:

@@ -1,0 +1,82 @@
+"""The batches of one rank, from any position on.
+
+A map-style dataset read in the order of a batch sampler: loader processes change the speed and nothing else, and to
+resume is to start the sampler at another position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from t2f_dist.config.schema import Config
+from t2f_dist.data.batch import Batch, collate
+from t2f_dist.data.dataset import Samples
+
+
+class RankPositions(Sampler[list[tuple[int, int]]]):
+    """A rank's share of each global batch: lists of (position, resolution).
+
+    Args:
+        steps: (first position, global batch size, resolution) of each step to come.
+        rank, world_size: the global batch is cut into `world_size` equal runs of consecutive positions.
+    """
+
+    def __init__(self, steps: Iterable[tuple[int, int, int]], rank: int, world_size: int):
+        self.steps = steps
+        self.rank = rank
+        self.world_size = world_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for first, batch_size, resolution in self.steps:
+            assert batch_size % self.world_size == 0
+            share = batch_size // self.world_size
+            start = first + self.rank * share
+            yield [(position, resolution) for position in range(start, start + share)]
+
+
+def open_samples(config: Config, split: str | None = None) -> Samples:
+    """The samples that a configuration names. Raises ValueError where its shards are too small for its last stage."""
+    samples = Samples(
+        config.data.shards,
+        split or config.data.split,
+        config.seed,
+        window_shards=config.data.shuffle_window_shards,
+        z_size=config.generator.z_size,
+        condition_size=config.conditioning.size,
+        flip=config.data.flip,
+        max_words=config.data.max_words,
+        mismatch_candidates=config.data.mismatch_candidates,
+    )
+    stored, needed = samples.manifest.image_resolution, config.stages[-1].resolution
+    if stored < needed or stored % needed:
+        raise ValueError(
+            f"{config.data.shards} holds images of {stored} pixels and the last stage draws {needed}:"
+            f" shard again with --resolution {needed}, or end the stages earlier"
+        )
+    return samples
+
+
+def batches(
+    samples: Samples,
+    steps: Iterable[tuple[int, int, int]],
+    rank: int,
+    world_size: int,
+    num_workers: int,
+    pin_memory: bool = False,
+) -> Iterator[Batch]:
+    """A rank's share of each step's global batch, in order; on the CPU."""
+    return iter(
+        DataLoader(
+            samples,
+            batch_sampler=RankPositions(steps, rank, world_size),
+            num_workers=num_workers,
+            collate_fn=collate,
+            pin_memory=pin_memory,
+            in_order=True,
+            # The loader's own seed: without it, each epoch would advance torch's global generator.
+            generator=torch.Generator().manual_seed(0),
+        )
+    )

@@ -1,0 +1,33 @@
+"""Randomness keyed by position: the same numbers for a position on any rank, in any worker, after any restart.
+
+Philox is a counter-based generator (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): its key is
+(seed, stream) and its counter starts at the position, so that no state is carried from one position to the next.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+
+
+class Stream(IntEnum):
+    """What is drawn. Each has its own numbers, so a new one never shifts the others: append, never renumber."""
+
+    SHARDS = 0  # order of the shards, by epoch
+    WINDOW = 1  # order of the samples within a window of shards, by epoch and window
+    CAPTION = 2
+    MISMATCH = 3
+    FLIP = 4
+    Z = 5
+    CONDITION = 6  # conditioning augmentation
+    MIXING = 7  # between real and fake, for the gradient penalty
+    SUBSTITUTE = 8  # for a damaged sample
+
+
+def draw(seed: int, stream: Stream, position: int, part: int = 0) -> np.random.Generator:
+    """The generator of a position (0 or more) in a stream; `part` numbers independent draws at one position."""
+    philox = np.random.Philox(
+        key=np.array([seed, stream], dtype=np.uint64), counter=np.array([0, position, part, 0], dtype=np.uint64)
+    )
+    return np.random.Generator(philox)

@@ -1,0 +1,1 @@
+"""Networks, each given its own section of the configuration."""

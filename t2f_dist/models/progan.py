@@ -1,0 +1,191 @@
+"""The progressive generator and discriminator (1710.10196), conditional as in T2F.
+
+Every block of every resolution exists from the start. `resolution` and `alpha` say how far a forward goes and how far
+the newest block is faded in; `active(resolution, fading)` names the layers that such a forward uses, which is what
+optimizers and gradient exchange follow.
+
+Shapes: N images, C channels, R resolution in pixels, E embedding, L latent (condition and z).
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from t2f_dist.config import schema
+from t2f_dist.config.schema import RESOLUTIONS
+from t2f_dist.models.layers import (
+    EqualizedConv2d,
+    EqualizedLinear,
+    at_least_float32,
+    downsample,
+    leaky,
+    minibatch_stddev,
+    pixel_norm,
+    upsample,
+)
+
+
+class GeneratorStem(nn.Module):
+    """Latent -> 4x4: a full linear map to pixels, then a convolution, normalised once."""
+
+    def __init__(self, latent_size: int, channels: int):
+        super().__init__()
+        self.channels = channels
+        self.linear = EqualizedLinear(latent_size, channels * 16, gain=2**0.5)
+        self.conv = EqualizedConv2d(channels, channels, 3, padding=1)
+
+    def forward(self, latent: Tensor) -> Tensor:  # [N, L] -> [N, C, 4, 4]
+        x = leaky(self.linear(latent).view(-1, self.channels, 4, 4))
+        return pixel_norm(leaky(self.conv(x)))
+
+
+class GeneratorBlock(nn.Module):
+    """Upsample, then convolutions, each normalised. [N, C, R, R] -> [N, C', 2R, 2R]"""
+
+    def __init__(self, in_channels: int, out_channels: int, num_convs: int):
+        super().__init__()
+        widths = [in_channels] + [out_channels] * num_convs
+        self.convs = nn.ModuleList(EqualizedConv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = upsample(x)
+        for conv in self.convs:
+            x = pixel_norm(leaky(conv(x)))
+        return x
+
+
+class Generator(nn.Module):
+    """Latent -> image in about [-1, 1]; the last layer is linear, as in 1710.10196."""
+
+    def __init__(self, config: schema.Generator, condition_size: int):
+        super().__init__()
+        channels = config.channels
+        self.stem = GeneratorStem(condition_size + config.z_size, channels[0])
+        self.blocks = nn.ModuleDict(
+            {
+                str(resolution): GeneratorBlock(a, b, config.convs_per_block)
+                for resolution, (a, b) in zip(RESOLUTIONS[1:], pairwise(channels), strict=False)
+            }
+        )
+        self.to_rgb = nn.ModuleDict(
+            {str(r): EqualizedConv2d(c, 3, 1, gain=1.0) for r, c in zip(RESOLUTIONS, channels, strict=False)}
+        )
+
+    def active(self, resolution: int, fading: bool) -> list[nn.Module]:
+        blocks = [self.blocks[str(r)] for r in RESOLUTIONS if 4 < r <= resolution]
+        old = [self.to_rgb[str(resolution // 2)]] if fading else []
+        return [self.stem, *blocks, self.to_rgb[str(resolution)], *old]
+
+    def forward(self, condition: Tensor, z: Tensor, resolution: int, alpha: float) -> Tensor:
+        """condition [N, S], z [N, Z], alpha in [0, 1] (1: the newest block alone) -> [N, 3, R, R]."""
+        x = before = self.stem(torch.cat([condition, z], dim=1))
+        for r in RESOLUTIONS[1 : RESOLUTIONS.index(resolution) + 1]:
+            before, x = x, self.blocks[str(r)](x)
+        image = at_least_float32(self.to_rgb[str(resolution)](x))
+        if alpha >= 1 or resolution == 4:
+            return image
+        old = upsample(at_least_float32(self.to_rgb[str(resolution // 2)](before)))
+        return old + alpha * (image - old)
+
+
+class DiscriminatorBlock(nn.Module):
+    """Convolutions, the last one to the next width, then downsample. [N, C, R, R] -> [N, C', R/2, R/2]"""
+
+    def __init__(self, in_channels: int, out_channels: int, num_convs: int):
+        super().__init__()
+        widths = [in_channels] * num_convs + [out_channels]
+        self.convs = nn.ModuleList(EqualizedConv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv in self.convs:
+            x = leaky(conv(x))
+        return downsample(x)
+
+
+class ConcatHead(nn.Module):
+    """T2F's final block: the compressed embedding is tiled over 4x4 and joined to the image's features."""
+
+    def __init__(self, channels: int, embedding_size: int, head_size: int):
+        super().__init__()
+        self.feature_size = channels
+        self.compress = EqualizedLinear(embedding_size, head_size)
+        self.join = EqualizedConv2d(channels + head_size, channels, 1)
+        self.conv = EqualizedConv2d(channels, channels, 4)
+        self.out = EqualizedLinear(channels, 1)
+
+    def features(self, x: Tensor) -> Tensor:  # [N, C, 4, 4] -> [N, C, 4, 4]
+        return x
+
+    def forward(self, features: Tensor, embedding: Tensor) -> Tensor:
+        tiled = self.compress(embedding)[:, :, None, None].expand(-1, -1, 4, 4)
+        x = leaky(self.join(torch.cat([features, tiled.to(features.dtype)], dim=1)))
+        return self.out(leaky(self.conv(x)).flatten(1)).squeeze(1)
+
+
+class ProjectionHead(nn.Module):
+    """Score plus inner product of image and embedding (Miyato & Koyama 2018, 1802.05637, equation 3)."""
+
+    def __init__(self, channels: int, embedding_size: int, head_size: int):
+        super().__init__()
+        self.feature_size = channels
+        self.scale = head_size**-0.5
+        self.conv = EqualizedConv2d(channels, channels, 4)
+        self.out = EqualizedLinear(channels, 1)
+        self.image = EqualizedLinear(channels, head_size)
+        self.caption = EqualizedLinear(embedding_size, head_size)
+
+    def features(self, x: Tensor) -> Tensor:  # [N, C, 4, 4] -> [N, C]
+        return leaky(self.conv(x)).flatten(1)
+
+    def forward(self, features: Tensor, embedding: Tensor) -> Tensor:
+        match = (self.image(features) * self.caption(embedding)).sum(dim=1) * self.scale
+        return self.out(features).squeeze(1) + match
+
+
+HEADS = {"concat": ConcatHead, "projection": ProjectionHead}
+
+
+class Discriminator(nn.Module):
+    """Image -> features, once; features and any embedding -> logit, cheaply (for matched and mismatched captions)."""
+
+    def __init__(self, config: schema.Discriminator, embedding_size: int):
+        super().__init__()
+        channels = config.channels
+        self.stddev_group_size = config.stddev_group_size
+        self.from_rgb = nn.ModuleDict(
+            {str(r): EqualizedConv2d(3, c, 1, gain=1.0) for r, c in zip(RESOLUTIONS, channels, strict=False)}
+        )
+        self.blocks = nn.ModuleDict(
+            {
+                str(resolution): DiscriminatorBlock(b, a, config.convs_per_block)
+                for resolution, (a, b) in zip(RESOLUTIONS[1:], pairwise(channels), strict=False)
+            }
+        )
+        self.final = EqualizedConv2d(channels[0] + 1, channels[0], 3, padding=1)
+        self.head = HEADS[config.head](channels[0], embedding_size, config.head_size)
+
+    @property
+    def feature_size(self) -> int:
+        return self.head.feature_size
+
+    def active(self, resolution: int, fading: bool) -> list[nn.Module]:
+        blocks = [self.blocks[str(r)] for r in RESOLUTIONS if 4 < r <= resolution]
+        old = [self.from_rgb[str(resolution // 2)]] if fading else []
+        return [self.from_rgb[str(resolution)], *old, *blocks, self.final, self.head]
+
+    def features(self, images: Tensor, resolution: int, alpha: float) -> Tensor:
+        """images [N, 3, R, R] -> [N, C, 4, 4] (concat) or [N, C] (projection); N a multiple of the stddev group."""
+        x = self.from_rgb[str(resolution)](images)
+        for r in reversed(RESOLUTIONS[1 : RESOLUTIONS.index(resolution) + 1]):
+            x = self.blocks[str(r)](x)
+            if r == resolution and alpha < 1:
+                old = self.from_rgb[str(resolution // 2)](downsample(images))
+                x = old + alpha * (x - old)
+        return self.head.features(leaky(self.final(minibatch_stddev(x, self.stddev_group_size))))
+
+    def logits(self, features: Tensor, embedding: Tensor) -> Tensor:
+        """[N, ...], [N, E] -> [N], unbounded."""
+        return self.head(features, embedding)

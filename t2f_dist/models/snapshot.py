@@ -1,0 +1,147 @@
+"""A snapshot: the one file that drawing needs. EMA weights, the configuration, the vocabulary, and nothing else.
+
+It is a safetensors file whose header carries the rest as text: no code is run by opening one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from t2f_dist.config.load import resolve
+from t2f_dist.config.schema import Config
+from t2f_dist.models.networks import Drawer
+
+FORMAT = "t2f-dist-snapshot"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A drawer with all that belongs to it.
+
+    `resolution` and `alpha` are those of the moment it was taken: a run can be looked at before it is done.
+    """
+
+    drawer: Drawer
+    config: Config
+    vocabulary: str  # vocabulary.json of the shards
+    images_seen: int
+    resolution: int
+    alpha: float
+
+    def draw(
+        self, tokens: Sequence[Sequence[int]], noise: Sequence[int], seed: int = 0, batch_size: int = 64
+    ) -> Tensor:
+        """One face for each caption, on the CPU. See `draw`."""
+        return draw(self.drawer, self.config, tokens, noise, self.resolution, self.alpha, seed, batch_size)
+
+
+@torch.no_grad()
+def draw(
+    drawer: Drawer,
+    config: Config,
+    tokens: Sequence[Sequence[int]],
+    noise: Sequence[int],
+    resolution: int,
+    alpha: float,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> Tensor:
+    """Faces for N captions -> uint8 [N, 3, R, R] on the CPU.
+
+    Args:
+        tokens: N captions as word numbers, none of them empty.
+        noise: N numbers; faces of the same (seed, number) get the same noise, whatever they are drawn with.
+        resolution: in pixels.
+        alpha: how far the newest block is faded in, 0 to 1.
+    """
+    first = next(drawer.parameters())
+    images = []
+    for start in range(0, len(tokens), batch_size):
+        rows = [torch.tensor(row) for row in tokens[start : start + batch_size]]
+        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(first.device)
+        lengths = torch.tensor([len(row) for row in rows])
+        drawn = [_noise(config, seed, number) for number in noise[start : start + batch_size]]
+        condition_noise, z = (torch.stack(part).to(first) for part in zip(*drawn, strict=True))
+        embedding = drawer.text_encoder(padded, lengths)
+        image, _, _ = drawer(embedding, condition_noise, z, resolution, alpha)
+        images.append(((image.float().clamp(-1, 1) + 1) * 127.5).round().to("cpu", torch.uint8))
+    return torch.cat(images)
+
+
+def _noise(config: Config, seed: int, number: int) -> tuple[Tensor, Tensor]:
+    key = np.array([seed, 1 << 32], dtype=np.uint64)  # a stream that training never draws from
+    generator = np.random.Generator(np.random.Philox(key=key, counter=np.array([0, number, 0, 0], dtype=np.uint64)))
+    condition, z = (generator.standard_normal(n) for n in (config.conditioning.size, config.generator.z_size))
+    return torch.from_numpy(condition), torch.from_numpy(z)
+
+
+def save(path: Path, snapshot: Snapshot) -> None:
+    """Write a snapshot, whole or not at all."""
+    header = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "config": snapshot.config.model_dump_json(),
+        "vocabulary": snapshot.vocabulary,
+        "images_seen": str(snapshot.images_seen),
+        "resolution": str(snapshot.resolution),
+        "alpha": repr(snapshot.alpha),
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in snapshot.drawer.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(safetensors.torch.save(tensors, metadata=header))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def newest(run: Path) -> Path:
+    """The newest snapshot of a run's folder. Raises FileNotFoundError where there is none."""
+    found = sorted((run / "snapshots").glob("images-*.safetensors"))
+    if not found:
+        raise FileNotFoundError(f"{run} holds no snapshot: train first, or name a .safetensors file")
+    return found[-1]
+
+
+def load(path: str | Path) -> Snapshot:
+    """Open a snapshot, or the newest one of a run's folder, on the CPU.
+
+    Raises FileNotFoundError, or ValueError where it is no snapshot of this version.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = newest(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no such snapshot or run: {path}")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+        tensors = safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a safetensors file, or is cut short ({error})") from None
+    if header.get("format") != FORMAT or header.get("version") != str(VERSION):
+        raise ValueError(f"{path} is not a {FORMAT} of version {VERSION}")
+    try:
+        config = resolve(Config, json.loads(header["config"]), source=f"the configuration in {path}")
+        num_words = tensors["text_encoder.words.weight"].shape[0]
+        drawer = Drawer(config, num_words)
+        if config.train.precision == "fp64":
+            drawer = drawer.double()
+        drawer.load_state_dict(tensors)
+        vocabulary, images_seen = header["vocabulary"], int(header["images_seen"])
+        resolution, alpha = int(header["resolution"]), float(header["alpha"])
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"{path} does not hold the weights that its configuration describes: {error!s:.200}") from None
+    return Snapshot(drawer.requires_grad_(False).eval(), config, vocabulary, images_seen, resolution, alpha)

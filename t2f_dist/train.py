@@ -1,0 +1,87 @@
+"""Train: `accelerate launch --config_file launch/cpu.yaml -m t2f_dist.train --config configs/demo.yaml`.
+
+Exit codes of a rank: 0 finished, 1 failed, 3 stopped by a signal after saving. Launchers turn 3 into 1, so the outcome
+also stands in RUN/status.json.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from t2f_dist.config.load import dump, read_yaml, resolve
+from t2f_dist.config.schema import Config
+
+EXIT_FAILED = 1
+EXIT_PREEMPTED = 3
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--config", "path", required=True, metavar="FILE", help="What is trained: one of configs/*.yaml, or yours."
+)
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key, such as --set data.flip=true."
+)
+@click.option("--run", "folder", metavar="DIR", help="Folder of checkpoints, snapshots and logs (the key `run`).")
+@click.option("--dry-run", is_flag=True, help="Print the world size, the configuration and the stages, and stop.")
+def main(path: str, overrides: tuple[str, ...], folder: str | None, dry_run: bool) -> None:
+    """Train a progressive GAN on shards. To resume, run the same command again.
+
+    \b
+    Two ranks on the CPU:
+      accelerate launch --config_file launch/cpu.yaml -m t2f_dist.train --config configs/demo.yaml
+    See launch/README.md for one GPU, one node and several nodes.
+    """
+    config: Config | None = None
+    try:
+        overrides += (f"run={folder}",) if folder else ()
+        config = resolve(Config, read_yaml(path), overrides, source=path)
+        if dry_run:
+            click.echo(_describe(config))
+            return
+        finished = _train(config)
+    except (ValueError, OSError) as error:
+        _fail(config, str(error))
+        click.echo(f"error: {error}", err=True)
+        sys.exit(EXIT_FAILED)
+    except Exception as error:
+        _fail(config, f"{type(error).__name__}: {error}")
+        raise
+    sys.exit(0 if finished else EXIT_PREEMPTED)
+
+
+def _train(config: Config) -> bool:
+    from t2f_dist.training.loop import train
+    from t2f_dist.training.ranks import Ranks
+
+    ranks = Ranks(config.train.timeout_seconds)
+    if ranks.is_main:
+        click.echo(ranks.describe())
+    finished = train(config, ranks)
+    ranks.leave()
+    return finished
+
+
+def _fail(config: Config | None, reason: str) -> None:
+    """Write the failure down, unless another rank was first: it knows the cause, this one perhaps only the effect."""
+    from t2f_dist.training import status
+
+    if config is None or not Path(config.run).is_dir() or "is in use by another run" in reason:
+        return
+    if status.read(Path(config.run)).get("outcome") != "failed":
+        status.write(Path(config.run), "failed", " ".join(reason.split()))
+
+
+def _describe(config: Config) -> str:
+    from t2f_dist.training.plan import table
+
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    return f"world size {world_size}\n\n{dump(config)}\n{table(config, world_size)}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""Checkpoints: all that a run needs to go on as if it had never stopped.
+
+A checkpoint is a folder `checkpoints/images-000000123456` with safetensors files and `state.json`, which holds the
+sha256 of each file and a checksum of its own. It is written under a temporary name, synced and renamed, so that it is
+there whole or not at all. The newest valid one is found by itself; a damaged one is skipped with a warning.
+
+The random state is not in it: everything random is a function of the seed and `images_seen`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from t2f_dist.training.gan import Gan
+from t2f_dist.training.side import Side
+
+FORMAT = "t2f-dist-checkpoint"
+VERSION = 1
+NAME = re.compile(r"images-(\d{12})")
+
+
+@dataclass(frozen=True)
+class State:
+    """What is no tensor."""
+
+    images_seen: int
+    dataset: str  # fingerprint of the shards
+    config: dict[str, Any]
+
+
+def save(folder: Path, gan: Gan, state: State, keep: int) -> Path:
+    """Write a checkpoint into `folder`, then delete all but the newest `keep` (at least 2). One rank calls.
+
+    Raises OSError where the disk is full or gone; then no half checkpoint is left, and the older ones stay.
+    """
+    assert keep >= 2
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"images-{state.images_seen:012d}"
+    temporary = folder / f".{final.name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        files = {}
+        for name, tensors in (("networks", _networks(gan)), ("optimizers", _optimizers(gan))):
+            content = safetensors.torch.save({key: tensor.contiguous() for key, tensor in tensors.items()})
+            _write(temporary / f"{name}.safetensors", content)
+            files[f"{name}.safetensors"] = hashlib.sha256(content).hexdigest()
+        scalers = {side.name: side.scaler.state_dict() for side in (gan.generator, gan.discriminator)}
+        body = {"format": FORMAT, "version": VERSION, "files": files, "scalers": scalers, **asdict(state)}
+        body["checksum"] = _checksum(body)
+        _write(temporary / "state.json", json.dumps(body, indent=1).encode())
+        _sync(temporary)
+        if final.exists():  # the same moment, saved twice: equal content, but the older one may be damaged
+            shutil.rmtree(final)
+        os.rename(temporary, final)
+        _sync(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    for old in found(folder)[keep:]:
+        shutil.rmtree(old)
+    return final
+
+
+def found(folder: Path) -> list[Path]:
+    """Checkpoints in `folder`, valid or not, the newest first."""
+    if not folder.is_dir():
+        return []
+    return sorted((path for path in folder.iterdir() if NAME.fullmatch(path.name)), reverse=True)
+
+
+def newest_valid(folder: Path, warn: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint whose files are what was written; `warn` gets a line for each newer one that is not."""
+    for path in found(folder):
+        try:
+            _read_state(path)
+            return path
+        except ValueError as error:
+            warn(f"checkpoint {path} is damaged and skipped: {error}")
+    return None
+
+
+def load(path: Path, gan: Gan) -> State:
+    """Fill `gan` from a checkpoint. Every rank calls, and reads the file itself.
+
+    Raises ValueError where a file is damaged, or the networks are of other shapes.
+    """
+    body = _read_state(path)
+    _fill(_networks(gan), safetensors.torch.load_file(path / "networks.safetensors"), path)
+    stored = safetensors.torch.load_file(path / "optimizers.safetensors")
+    for side in (gan.generator, gan.discriminator):
+        _fill_optimizer(side, gan, stored)
+        side.scaler.load_state_dict(body["scalers"][side.name])
+    return State(**{name: body[name] for name in State.__dataclass_fields__})
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """state.json, checked with all files that it names. Raises ValueError."""
+    try:
+        body = json.loads((path / "state.json").read_bytes())
+        checksum = body.pop("checksum")
+        kind = (body["format"], body["version"])
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"state.json is missing or unreadable ({type(error).__name__})") from None
+    if checksum != _checksum(body):
+        raise ValueError("state.json does not match its checksum")
+    if kind != (FORMAT, VERSION):
+        raise ValueError(f"format {kind} is not {(FORMAT, VERSION)}")
+    for name, sha256 in body["files"].items():
+        try:
+            with open(path / name, "rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                    raise ValueError(f"{name} does not match its checksum")
+        except OSError as error:
+            raise ValueError(f"{name}: {error.strerror}") from None
+    return body
+
+
+def _networks(gan: Gan) -> dict[str, Tensor]:
+    live = {f"networks.{name}": tensor for name, tensor in gan.networks.state_dict().items()}
+    average = {f"drawer_ema.{name}": tensor for name, tensor in gan.drawer_ema.state_dict().items()}
+    return {name: tensor.detach() for name, tensor in (live | average).items()}
+
+
+def _named_parameters(side: Side, gan: Gan) -> dict[str, torch.nn.Parameter]:
+    own = {id(parameter) for group in side.optimizer.param_groups for parameter in group["params"]}
+    return {name: parameter for name, parameter in gan.networks.named_parameters() if id(parameter) in own}
+
+
+def _optimizers(gan: Gan) -> dict[str, Tensor]:
+    """Adam's state by the name of its parameter; parameters of blocks not yet grown have none."""
+    tensors = {}
+    for side in (gan.generator, gan.discriminator):
+        for name, parameter in _named_parameters(side, gan).items():
+            for key, value in side.optimizer.state.get(parameter, {}).items():
+                tensors[f"{name}/{key}"] = value.detach()
+    return tensors
+
+
+def _fill_optimizer(side: Side, gan: Gan, stored: dict[str, Tensor]) -> None:
+    side.optimizer.state.clear()
+    for name, parameter in _named_parameters(side, gan).items():
+        keys = ("step", "exp_avg", "exp_avg_sq")
+        if f"{name}/step" in stored:
+            state = {key: stored[f"{name}/{key}"] for key in keys}
+            # Adam keeps `step` on the CPU, and its moments in the memory layout of the parameter.
+            moments = {key: torch.empty_like(parameter).copy_(state[key]) for key in keys[1:]}
+            side.optimizer.state[parameter] = {"step": state["step"], **moments}
+
+
+@torch.no_grad()
+def _fill(targets: dict[str, Tensor], stored: dict[str, Tensor], path: Path) -> None:
+    wrong = [
+        name
+        for name in sorted(targets.keys() | stored.keys())
+        if name not in targets or name not in stored or targets[name].shape != stored[name].shape
+    ]
+    if wrong:
+        raise ValueError(
+            f"checkpoint {path} is of other networks ({wrong[0]} and {len(wrong) - 1} more differ):"
+            " use the configuration that wrote it, or another --run folder"
+        )
+    for name, tensor in targets.items():
+        tensor.copy_(stored[name])
+
+
+def _checksum(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _write(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

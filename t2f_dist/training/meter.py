@@ -1,0 +1,118 @@
+"""What a run measures between two log lines, on this rank and over all ranks."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from t2f_dist.training.ranks import Ranks
+
+GIBI = 1024**3
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A quantity over the ranks."""
+
+    minimum: float
+    median: float
+    maximum: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """One log line. Seconds are per step; memory is the peak so far, of the GPU where there is one."""
+
+    means: dict[str, float]
+    images_per_second: float
+    data_wait_share: float
+    num_damaged: int
+    step_seconds: Spread
+    data_wait_seconds: Spread
+    memory_gib: Spread
+    slowest_rank: int  # by its own work: waiting for the others is not held against a rank
+
+    def flat(self) -> dict[str, float]:
+        """All figures by name."""
+        figures = dict(self.means)
+        for name in ("images_per_second", "data_wait_share", "num_damaged", "slowest_rank"):
+            figures[f"speed/{name}"] = getattr(self, name)
+        for name in ("step_seconds", "data_wait_seconds", "memory_gib"):
+            spread = getattr(self, name)
+            for part in ("minimum", "median", "maximum"):
+                figures[f"ranks/{name}_{part}"] = getattr(spread, part)
+        return figures
+
+
+class Meter:
+    """Sums of the terms of each step, as tensors on the device: nothing waits for the GPU before `report`."""
+
+    def __init__(self, ranks: Ranks):
+        self.ranks = ranks
+        self.num_damaged = 0  # on this rank, since the start of the process
+        self._start()
+
+    def _start(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        self._started = time.perf_counter()
+        self._images = self._steps = 0
+        self._wait = self._work = 0.0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around the wait for data."""
+        before = time.perf_counter()
+        yield
+        self._wait += time.perf_counter() - before
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Around a step. CPU time of this thread, so that waiting in an exchange is not counted as work."""
+        before = time.thread_time()
+        yield
+        self._work += time.thread_time() - before
+
+    def add(self, metrics: dict[str, Tensor], batch_size: int) -> None:
+        for name, value in metrics.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._counts[name] = self._counts.get(name, 0) + 1
+        self._images += batch_size
+        self._steps += 1
+
+    def report(self) -> Report:
+        """The means over all ranks since the last report. All ranks call it at the same step."""
+        names = sorted(self._sums)
+        own = [self._sums[name].double().cpu() / self._counts[name] for name in names]
+        means = self.ranks.mean(torch.stack(own)) if own else torch.empty(0)
+        seconds = time.perf_counter() - self._started
+        steps = max(1, self._steps)
+        figures = [seconds / steps, self._wait / steps, _memory_gib(self.ranks.device), self._work, self.num_damaged]
+        table = self.ranks.gather(torch.tensor(figures, dtype=torch.float64))
+        step, wait, memory = (
+            Spread(float(column.min()), float(column.median()), float(column.max())) for column in table.T[:3]
+        )
+        report = Report(
+            means=dict(zip(names, means.tolist(), strict=True)),
+            images_per_second=self._images / seconds,
+            data_wait_share=float((table[:, 1] / table[:, 0]).mean()),
+            num_damaged=int(table[:, 4].sum()),
+            step_seconds=step,
+            data_wait_seconds=wait,
+            memory_gib=memory,
+            slowest_rank=int(table[:, 3].argmax()),
+        )
+        self._start()
+        return report
+
+
+def _memory_gib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / GIBI
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIBI

@@ -1,0 +1,143 @@
+"""The processes of a launch: who is here, on which device, and how they agree on small things."""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+import zlib
+from datetime import timedelta
+from types import FrameType
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator, InitProcessGroupKwargs
+from torch import Tensor
+
+from t2f_dist.training.growth import Phase
+
+
+class Ranks:
+    """The ranks of this launch, joined. All of them construct it together.
+
+    Raises ValueError where the launcher started several processes that do not see each other.
+    """
+
+    def __init__(self, timeout_seconds: int):
+        timeout = timedelta(seconds=timeout_seconds)
+        accelerator = Accelerator(
+            cpu=not torch.cuda.is_available(), kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)]
+        )
+        self.rank = accelerator.process_index
+        self.world_size = accelerator.num_processes
+        self.device = accelerator.device
+        launched = int(os.environ.get("WORLD_SIZE", "1"))
+        if launched != self.world_size:
+            raise ValueError(
+                f"the launcher started {launched} ranks, but rank {os.environ.get('RANK', '?')} sees {self.world_size}:"
+                " launch with `accelerate launch --config_file launch/....yaml -m t2f_dist.train ...`"
+            )
+        # Small agreements go over gloo on the CPU: no wait for the GPU, and apart from the gradients' order.
+        self.control: dist.ProcessGroup | None = None
+        if self.world_size > 1:
+            self.control = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timeout))
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def describe(self) -> str:
+        where = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+        backend = dist.get_backend() if self.world_size > 1 else "no exchange"
+        return f"world size {self.world_size} ({backend}), {where}, {torch.get_num_threads()} threads a rank"
+
+    def barrier(self) -> None:
+        if self.control is not None:
+            dist.barrier(self.control)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over ranks of float64 [K], on the CPU."""
+        if self.control is not None:
+            dist.all_reduce(values, group=self.control)
+            values /= self.world_size
+        return values
+
+    def gather(self, values: Tensor) -> Tensor:
+        """float64 [K] of each rank -> [ranks, K], on the CPU."""
+        if self.control is None:
+            return values[None]
+        gathered = [torch.empty_like(values) for _ in range(self.world_size)]
+        dist.all_gather(gathered, values, group=self.control)
+        return torch.stack(gathered)
+
+    def broadcast(self, number: int) -> int:
+        """Rank 0's number on all ranks."""
+        holder = torch.tensor([number])
+        if self.control is not None:
+            dist.broadcast(holder, src=0, group=self.control)
+        return int(holder)
+
+    def leave(self) -> None:
+        """Meet, then part: a rank that left early would break the others' last exchange."""
+        if dist.is_initialized():
+            self.barrier()
+            dist.destroy_process_group()
+
+
+class Agreement:
+    """Each step, without waiting: has any rank been asked to stop, and are all at the same place in the schedule?
+
+    The answer to one step's question is read at the next, so it costs no round trip, and all ranks act on it at the
+    same step. SIGTERM, SIGINT and SIGUSR1 ask to stop; they may come to one rank or to all, once or often.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+    def __init__(self, ranks: Ranks):
+        self.ranks = ranks
+        self._asked = 0  # number of the signal that this rank received
+        self._pending: tuple[Any, Tensor] | None = None
+        for number in self.SIGNALS:
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self._asked = number
+
+    def stop(self, images_seen: int, phase: Phase) -> str | None:
+        """The name of the signal on which all ranks stop now, or None. All ranks call it at each step.
+
+        Raises RuntimeError where the ranks are at different places of the schedule.
+        """
+        place = struct.pack("<qiidd", images_seen, phase.resolution, phase.batch_size, phase.alpha,
+                            phase.learning_rate_factor)  # fmt: skip
+        digest = zlib.crc32(place)
+        question = torch.tensor([self._asked, digest, -digest])
+        answer = self._exchange(question)
+        if answer is None:
+            return None
+        asked, highest, lowest = (int(value) for value in answer)
+        if highest != -lowest:
+            raise RuntimeError(
+                f"the ranks are at different places of the schedule; rank {self.ranks.rank} is at {images_seen} images,"
+                f" resolution {phase.resolution}, alpha {phase.alpha}"
+            )
+        return signal.Signals(asked).name if asked else None
+
+    def _exchange(self, question: Tensor) -> Tensor | None:
+        """The answer to the question before this one."""
+        if self.ranks.control is None:
+            return question
+        before, self._pending = self._pending, None
+        work = dist.all_reduce(question, op=dist.ReduceOp.MAX, group=self.ranks.control, async_op=True)
+        self._pending = (work, question)
+        if before is None:
+            return None
+        before[0].wait()
+        return before[1]
+
+    def close(self) -> None:
+        """Wait for the last question. All ranks call."""
+        if self._pending is not None:
+            self._pending[0].wait()
+            self._pending = None

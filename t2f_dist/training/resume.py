@@ -1,0 +1,71 @@
+"""Going on from a run's folder: find its newest valid checkpoint, and make sure that it is of this run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from t2f_dist.config.schema import Config
+from t2f_dist.training import checkpoint
+from t2f_dist.training.gan import Gan
+from t2f_dist.training.ranks import Ranks
+
+# What may differ from the run that wrote the checkpoint: it changes where and how a run is carried out and watched,
+# not its weights. (Accumulation changes the order of sums, and nothing else.)
+FREE = (
+    "run",
+    "log",
+    "wandb",
+    "snapshot",
+    "checkpoint",
+    "data.shards",
+    "data.num_workers",
+    "data.max_damaged_fraction",
+    "train.timeout_seconds",
+    "train.batch_per_gpu_max",
+)
+
+
+def resume(run: Path, gan: Gan, config: Config, dataset: str, ranks: Ranks) -> int:
+    """Fill `gan` from the newest valid checkpoint of the folder; the images seen, 0 for a start. All ranks call.
+
+    Raises ValueError where the checkpoint is of another configuration or other shards, naming what differs.
+    """
+    folder = run / "checkpoints"
+    images = -1
+    if ranks.is_main:
+        newest = checkpoint.newest_valid(folder, warn=lambda line: click.echo(f"warning: {line}", err=True))
+        images = int(checkpoint.NAME.fullmatch(newest.name)[1]) if newest else -1  # type: ignore[index]
+    images = ranks.broadcast(images)
+    if images < 0:
+        return 0
+    path = folder / f"images-{images:012d}"
+    state = checkpoint.load(path, gan)
+    differing = differences(state.config, config.model_dump(mode="json"))
+    if differing:
+        raise ValueError(
+            f"{path} was trained with another configuration: {'; '.join(differing)}."
+            " Put them back, or name another folder with --run"
+        )
+    if state.dataset != dataset:
+        raise ValueError(
+            f"{path} was trained on other shards than {config.data.shards}: name those, or another folder with --run"
+        )
+    return state.images_seen
+
+
+def differences(before: Any, now: Any, place: str = "") -> list[str]:
+    """`key was x, now y` for each value that differs, apart from those in FREE."""
+    if place in FREE or before == now:
+        return []
+    if isinstance(before, dict) and isinstance(now, dict):
+        found = []
+        for key in sorted(before.keys() | now.keys()):
+            found += differences(before.get(key), now.get(key), f"{place}.{key}" if place else str(key))
+        return found
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = enumerate(zip(before, now, strict=True))
+        return [line for index, (a, b) in pairs for line in differences(a, b, f"{place}.{index}")]
+    return [f"{place} was {before}, now {now}"]

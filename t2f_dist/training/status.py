@@ -1,0 +1,31 @@
+"""RUN/status.json: how a run stands. Launchers turn every failing exit code into 1, so the outcome stands here."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+# running: also what a killed run leaves behind. preempted and a killed run go on when started again.
+Outcome = Literal["running", "finished", "preempted", "failed"]
+
+
+def read(run: Path) -> dict[str, Any]:
+    """The status of a run's folder; empty where there is none yet, or none that can be read."""
+    try:
+        content = json.loads((run / "status.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def write(run: Path, outcome: Outcome, reason: str, **figures: Any) -> None:
+    """Replace status.json, whole or not at all. `figures` are kept until they are given anew."""
+    content = (
+        read(run) | figures | {"outcome": outcome, "reason": reason, "updated": time.strftime("%FT%TZ", time.gmtime())}
+    )
+    temporary = run / f".status.{os.getpid()}.tmp"
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(temporary, run / "status.json")
