@@ -53,9 +53,10 @@ format: install  ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 
 demo: install  ## draw a corpus, shard it, train two ranks on the CPU, sample, measure (about 6 minutes)
-	[ -f $(DEMO)/corpus/README.txt ] || $(BIN)/t2f-dist demo --out $(DEMO)/corpus --num 12000 --resolution 32
-	[ -f $(DEMO)/shards/manifest.json ] || \
-	    $(BIN)/t2f-dist shard shards/recipes/portraits.yaml --set faces=$(DEMO)/corpus/faces --out $(DEMO)/shards
+	@[ -f $(DEMO)/corpus/corpus.json ] || $(BIN)/t2f-dist demo --out $(DEMO)/corpus --num 12000 --resolution 32
+	@[ -f $(DEMO)/shards/manifest.json ] || \
+	    $(BIN)/t2f-dist shard shards/recipes/portraits.yaml --faces $(DEMO)/corpus/faces \
+	        --captions $(DEMO)/corpus/captions.jsonl --speech $(DEMO)/corpus/speech.csv --out $(DEMO)/shards
 	$(BIN)/accelerate launch --config_file launch/cpu.yaml -m t2f_dist.train --config configs/demo.yaml --run $(DEMO)/run
 	$(BIN)/t2f-dist sample $(DEMO)/run --out $(DEMO)/samples.png
 	$(BIN)/t2f-dist evaluate $(DEMO)/run --shards $(DEMO)/shards

@@ -80,7 +80,7 @@ def call_faults(source: str) -> list[str]:
         if not isinstance(node, ast.Call):
             continue
         called = ast.unparse(node.func)
-        on = {keyword.arg for keyword in node.keywords if ast.unparse(keyword.value) == "True"}
+        on = {keyword.arg or "**" for keyword in node.keywords if ast.unparse(keyword.value) == "True"}
         if called in {"eval", "exec", "torch.load", "os.system"}:
             faults.append(f"line {node.lineno}: {called}(...)")
         faults += [f"line {node.lineno}: {name}=True" for name in sorted(on & {"shell", "allow_pickle"})]
@@ -181,7 +181,6 @@ print("heavy:", *sorted(heavy), file=sys.stderr)
 """
 
 
-@pytest.mark.skipif(not (PACKAGE / "cli.py").exists(), reason="no command line yet")
 def test_help_is_quick_and_loads_nothing_heavy():
     seconds = []
     for _ in range(5):
