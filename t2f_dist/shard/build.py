@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from t2f_dist.config.recipe import ShardRecipe
 from t2f_dist.shard import format as shard_format
-from t2f_dist.shard.corpus import Entry, Plan, Refusal, lacking, plan, refused
+from t2f_dist.shard.corpus import Entry, Plan, Refusal, lacking, main_reason, plan, refused
 from t2f_dist.shard.encode import Rejected, encode_image, encode_speech
 from t2f_dist.shard.writer import Sample, write_shard
 from t2f_dist.text.vocabulary import Vocabulary
@@ -74,10 +74,7 @@ def build(recipe: ShardRecipe, workers: int, overwrite: bool = False, progress: 
         for split in shard_format.SPLITS
     }
     if not splits["train"]:
-        reason, times = Counter(refusal.reason for refusal in refusals).most_common(1)[0]
-        raise ValueError(
-            f"no usable sample in train; most often: {reason} ({times} times); see {out / shard_format.REJECTED}"
-        )
+        raise ValueError(f"no usable sample in train{main_reason(refusals)}; see {out / shard_format.REJECTED}")
     manifest = shard_format.Manifest(
         # without `out`: the same shards elsewhere are the same shards
         recipe=recipe.model_dump(mode="json", exclude={"out"}),

@@ -14,6 +14,8 @@ from t2f_dist.shard.sources.faces import Ambiguous, Faces
 from t2f_dist.text.words import words
 
 KINDS = ("images", "captions", "voices")
+_ORPHANED = "its image is rejected"
+_UNNAMED = "no caption or voice names it"
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def plan(recipe: ShardRecipe) -> Plan:
         draft = drafts.get(path, _Draft())
         identity = _identity(path, draft.identity, recipe.identity)
         if given and not draft.named:
-            refusals.append(Refusal("images", "unmatched", "no caption or voice names it", path))
+            refusals.append(Refusal("images", "unmatched", _UNNAMED, path))
             continue
         entry = Entry(path, keys[path], identity or "", tuple(draft.captions), draft.voice)
         reason = lacking(entry, recipe) if identity else f"no identity by {recipe.identity!r}"
@@ -149,11 +151,20 @@ def lacking(entry: Entry, recipe: ShardRecipe) -> str:
 def refused(entry: Entry, reason: str) -> list[Refusal]:
     """An image that is rejected, and with it the captions and the voice that it still has."""
     refusals = [Refusal("images", "rejected", reason, entry.path)]
-    orphaned = "its image is rejected"
-    refusals += [Refusal("captions", "rejected", orphaned, entry.path, text) for text in entry.captions]
+    refusals += [Refusal("captions", "rejected", _ORPHANED, entry.path, text) for text in entry.captions]
     if entry.voice:
-        refusals.append(Refusal("voices", "rejected", orphaned, entry.path, entry.voice.source))
+        refusals.append(Refusal("voices", "rejected", _ORPHANED, entry.path, entry.voice.source))
     return refusals
+
+
+def main_reason(refusals: list[Refusal]) -> str:
+    """The commonest cause, with an example, as the end of a message; not what only follows from another."""
+    causes = [refusal for refusal in refusals if refusal.reason not in (_ORPHANED, _UNNAMED)] or refusals
+    if not causes:
+        return ""
+    (kind, reason), times = Counter((cause.kind, cause.reason) for cause in causes).most_common(1)[0]
+    example = next(cause for cause in causes if (cause.kind, cause.reason) == (kind, reason))
+    return f"; most often, of {kind}: {reason} ({times} times, such as {example.image!r})"
 
 
 def split_of(identity: str, fractions: SplitRecipe) -> str:
@@ -262,9 +273,5 @@ def _existing(path: str | None, what: str) -> Path:
 
 
 def _nothing(recipe: ShardRecipe, found: Counter[str], refusals: list[Refusal]) -> str:
-    first = Counter((refusal.kind, refusal.reason) for refusal in refusals).most_common(1)
-    why = f"; most often: {first[0][0][0]}: {first[0][0][1]} ({first[0][1]} times)" if first else ""
-    named = next((refusal for refusal in refusals if refusal.reason == "names no image"), None)
-    example = f", such as {named.image!r}" if named else ""
     counts = ", ".join(f"{found[kind]} {kind}" for kind in KINDS if kind in found)
-    return f"no usable sample: {counts} found below {recipe.faces}{why}{example}"
+    return f"no usable sample: {counts} found for {recipe.faces}{main_reason(refusals)}"
