@@ -54,7 +54,7 @@ def test_flags_show_the_defaults_of_the_recipe():
         default = recipe[section][key] if section else recipe[key]
         option = next(option for option in cli.main.commands["shard"].params if option.name == flag)
         if default is not None and not isinstance(default, bool) and flag not in ("faces", "out"):
-            assert f"[default: {default}" in " ".join(option.help.split()), flag
+            assert f"[default: {default}" in " ".join(option.to_info_dict()["help"].split()), flag
         assert option.opts[0] in text
 
 

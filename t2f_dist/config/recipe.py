@@ -11,11 +11,13 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class ImageRecipe(Section):
-    resolution: int = Field(128, ge=4, le=1024)  # pixels a side; a power of two, so that stages halve it exactly
+    resolution: int = Field(
+        default=128, ge=4, le=1024
+    )  # pixels a side; a power of two, so that stages halve it exactly
     format: Literal["jpg", "png"] = "jpg"
-    quality: int = Field(95, ge=1, le=100)  # of jpg, always 4:4:4
+    quality: int = Field(default=95, ge=1, le=100)  # of jpg, always 4:4:4
     fit: Literal["crop", "pad", "stretch"] = "crop"  # how a picture that is not square becomes square
-    crop_fraction: float = Field(1.0, gt=0, le=1)  # the central share of the picture that is kept
+    crop_fraction: float = Field(default=1.0, gt=0, le=1)  # the central share of the picture that is kept
     crop_box: tuple[Fraction, Fraction, Fraction, Fraction] | None = None  # or: left, top, right, bottom, as shares
     background: str = "#ffffff"  # under transparent pixels, and beside a padded picture
     allow_upscale: bool = False  # else a picture smaller than the resolution is rejected
@@ -50,16 +52,16 @@ class TextRecipe(Section):
     image_column: str = "image"  # of a CSV or JSONL
     caption_column: str | None = None  # None: caption, captions, description or text, whichever there is
     identity_column: str = "identity"  # used where the table has it
-    min_count: int = Field(1, ge=1)  # rarer words are left out of the vocabulary
-    max_words: int | None = Field(None, ge=1)  # the size of the vocabulary at most
+    min_count: int = Field(default=1, ge=1)  # rarer words are left out of the vocabulary
+    max_words: int | None = Field(default=None, ge=1)  # the size of the vocabulary at most
 
 
 class AudioRecipe(Section):
     image_column: str = "image"
     audio_column: str | None = None  # None: audio, speech, voice or path, whichever there is
     identity_column: str = "identity"
-    sample_rate_hz: int = Field(16_000, ge=1_000, le=192_000)
-    max_seconds: float = Field(10.0, gt=0, le=3_600)  # what is longer is cut
+    sample_rate_hz: int = Field(default=16_000, ge=1_000, le=192_000)
+    max_seconds: float = Field(default=10.0, gt=0, le=3_600)  # what is longer is cut
 
 
 class SplitRecipe(Section):
@@ -87,8 +89,8 @@ class ShardRecipe(Section):
     # image's path, whose first group (or whole match) is the identity.
     identity: str = "auto"
     require: Literal["any", "captions", "speech", "both"] = "any"  # what an image must have, of what was given
-    samples_per_shard: int = Field(1000, ge=1)  # at most
-    seed: int = Field(0, ge=0)  # of the order
+    samples_per_shard: int = Field(default=1000, ge=1)  # at most
+    seed: int = Field(default=0, ge=0)  # of the order
     image: ImageRecipe = ImageRecipe()
     text: TextRecipe = TextRecipe()
     audio: AudioRecipe = AudioRecipe()

@@ -12,6 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -35,7 +36,7 @@ _SMALL_SHARD = 64
 class Task:
     """One shard: a function of the corpus, the recipe and its number, whoever writes it."""
 
-    split: str
+    split: shard_format.SplitName
     number: int
     entries: tuple[Entry, ...]
 
@@ -69,7 +70,7 @@ def build(recipe: ShardRecipe, workers: int, overwrite: bool = False, progress: 
     refusals = corpus.refusals + [refusal for outcome in outcomes for refusal in outcome.refusals]
     rows = "".join(json.dumps(refusal.row(), ensure_ascii=False) + "\n" for refusal in refusals)
     shard_format.write_file(out / shard_format.REJECTED, rows.encode("utf-8", "replace"))
-    splits = {
+    splits: dict[shard_format.SplitName, list[shard_format.Shard]] = {
         split: [outcome.shard for task, outcome in zip(tasks, outcomes) if task.split == split and outcome.shard]
         for split in shard_format.SPLITS
     }
@@ -152,7 +153,7 @@ def _watch(futures: list[Future], done, bar: tqdm) -> None:
             future.result()
 
 
-_done = None  # the shared count of images, in a worker
+_done: Any = None  # the shared count of images, in a worker
 
 
 def _start_worker(done) -> None:
@@ -247,7 +248,9 @@ def _write_vocabulary(
     )
 
 
-def _totals(corpus: Plan, refusals: list[Refusal], outcomes: list[Outcome]) -> dict[str, shard_format.Totals]:
+def _totals(
+    corpus: Plan, refusals: list[Refusal], outcomes: list[Outcome]
+) -> dict[shard_format.Kind, shard_format.Totals]:
     refused_counts = Counter((refusal.kind, refusal.status) for refusal in refusals)
     stored = sum((outcome.stored for outcome in outcomes), Counter())
     return {

@@ -8,12 +8,11 @@ from pathlib import Path
 
 from t2f_dist.config.recipe import ShardRecipe, SplitRecipe
 from t2f_dist.shard.encode import clean_caption
-from t2f_dist.shard.format import KEY_LENGTH_MAX, SPLITS
+from t2f_dist.shard.format import KEY_LENGTH_MAX, KINDS, SPLITS, Kind, SplitName
 from t2f_dist.shard.sources import IMAGE_SUFFIXES, Mention, Source, bare, face2text, folder, table
 from t2f_dist.shard.sources.faces import Ambiguous, Faces
 from t2f_dist.text.words import words
 
-KINDS = ("images", "captions", "voices")
 _ORPHANED = "its image is rejected"
 _UNNAMED = "no caption or voice names it"
 
@@ -39,7 +38,7 @@ class Entry:
 class Refusal:
     """An image, caption or voice that is not stored, and why: one line of rejected.jsonl."""
 
-    kind: str  # one of KINDS
+    kind: Kind
     status: str  # rejected | unmatched
     reason: str
     image: str
@@ -56,8 +55,8 @@ class Refusal:
 class Plan:
     """`found` counts what is in the corpus by kind; what is in no entry is in `refusals`."""
 
-    splits: dict[str, list[Entry]]
-    found: Counter[str]
+    splits: dict[SplitName, list[Entry]]
+    found: Counter[Kind]
     refusals: list[Refusal]
 
 
@@ -78,7 +77,7 @@ def plan(recipe: ShardRecipe) -> Plan:
     """
     faces = Faces(recipe.faces)
     drafts: defaultdict[str, _Draft] = defaultdict(_Draft)
-    found = Counter(images=len(faces.paths))
+    found: Counter[Kind] = Counter({"images": len(faces.paths)})
     refusals: list[Refusal] = []
     if recipe.captions is not None:
         source = read_captions(recipe)
@@ -167,7 +166,7 @@ def main_reason(refusals: list[Refusal]) -> str:
     return f"; most often, of {kind}: {reason} ({times} times, such as {example.image!r})"
 
 
-def split_of(identity: str, fractions: SplitRecipe) -> str:
+def split_of(identity: str, fractions: SplitRecipe) -> SplitName:
     """The side on which an identity stands: a function of its name alone, so it stays when the corpus grows."""
     place = int.from_bytes(hashlib.sha256(f"split:{identity}".encode()).digest()[:8], "big") / 2**64
     if place < fractions.test:
@@ -175,7 +174,7 @@ def split_of(identity: str, fractions: SplitRecipe) -> str:
     return "validation" if place < fractions.test + fractions.validation else "train"
 
 
-def _matched(source: Source, faces: Faces, kind: str, drafts: defaultdict[str, _Draft], refusals: list[Refusal]):
+def _matched(source: Source, faces: Faces, kind: Kind, drafts: defaultdict[str, _Draft], refusals: list[Refusal]):
     for mention in source.mentions:
         shown = mention.value if isinstance(mention.value, str) else repr(mention.value)
         try:
@@ -249,9 +248,9 @@ def _keys(paths: list[str]) -> dict[str, str]:
     return keys
 
 
-def _split(entries: list[Entry], recipe: ShardRecipe) -> dict[str, list[Entry]]:
+def _split(entries: list[Entry], recipe: ShardRecipe) -> dict[SplitName, list[Entry]]:
     """By split, each in an order that depends on the seed and the key alone, so that neighbours are mixed."""
-    splits: dict[str, list[Entry]] = {split: [] for split in SPLITS}
+    splits: dict[SplitName, list[Entry]] = {split: [] for split in SPLITS}
     for entry in entries:
         splits[split_of(entry.identity, recipe.split)].append(entry)
     for side in splits.values():
@@ -272,6 +271,6 @@ def _existing(path: str | None, what: str) -> Path:
     return Path(path)
 
 
-def _nothing(recipe: ShardRecipe, found: Counter[str], refusals: list[Refusal]) -> str:
+def _nothing(recipe: ShardRecipe, found: Counter[Kind], refusals: list[Refusal]) -> str:
     counts = ", ".join(f"{found[kind]} {kind}" for kind in KINDS if kind in found)
     return f"no usable sample: {counts} found for {recipe.faces}{main_reason(refusals)}"

@@ -182,8 +182,9 @@ def _resampler(rate: int, target: int):
 def clean_caption(text: str) -> str:
     """Unicode NFC, white space and line breaks as single spaces, nothing that does not print; may be empty."""
     text = unicodedata.normalize("NFC", text)
-    text = "".join(
-        " " if character.isspace() else "" if unicodedata.category(character).startswith("C") else character
-        for character in text
-    )
+    if not text.isprintable():
+        text = "".join(
+            " " if character.isspace() else "" if unicodedata.category(character).startswith("C") else character
+            for character in text
+        )
     return " ".join(text.split())

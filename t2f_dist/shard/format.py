@@ -21,7 +21,10 @@ VERSION = 1
 MANIFEST = "manifest.json"
 VOCABULARY = "vocabulary.json"
 REJECTED = "rejected.jsonl"
-SPLITS = ("train", "validation", "test")
+SplitName = Literal["train", "validation", "test"]
+Kind = Literal["images", "captions", "voices"]
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+KINDS: tuple[Kind, ...] = ("images", "captions", "voices")
 
 # In the order in which the index names them; the first four are written to the tar in this order too.
 # "lod" is reserved for raw small levels of detail and absent in version 1.
@@ -103,8 +106,8 @@ class Manifest(Record):
     image_format: Literal["jpg", "png"]
     sample_rate_hz: int | None  # None: a corpus without voices
     vocabulary: VocabularyFile | None  # None: a corpus without captions
-    splits: dict[Literal["train", "validation", "test"], Split]
-    totals: dict[Literal["images", "captions", "voices"], Totals]
+    splits: dict[SplitName, Split]
+    totals: dict[Kind, Totals]
 
     @classmethod
     def load(cls, directory: str | Path) -> "Manifest":

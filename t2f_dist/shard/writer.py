@@ -69,7 +69,7 @@ def write_shard(
     )
 
 
-def _write_sample(tar: tarfile.TarFile, sample: Sample, extensions: dict[str, str]) -> np.void:
+def _write_sample(tar: tarfile.TarFile, sample: Sample, extensions: dict[str, str]) -> np.ndarray:
     if not re.fullmatch(r"[A-Za-z0-9_-]+", sample.key) or len(sample.key) > shard_format.KEY_LENGTH_MAX:
         raise ValueError(f"a key has up to {shard_format.KEY_LENGTH_MAX} letters, digits, - and _, not {sample.key!r}")
     assert all(len(caption.splitlines()) == 1 for caption in sample.captions), "one caption, one line"
@@ -95,7 +95,7 @@ def _write_sample(tar: tarfile.TarFile, sample: Sample, extensions: dict[str, st
     record["identity"] = shard_format.identity_number(sample.identity)
     record["num_captions"] = len(sample.captions)
     record["speech_samples"] = sample.speech_samples
-    return record[()]
+    return record
 
 
 def _npy(array: np.ndarray) -> bytes:

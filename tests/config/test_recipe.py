@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from t2f_dist.config.load import dump, read_yaml, resolve
 from t2f_dist.config.recipe import ShardRecipe
@@ -44,3 +45,12 @@ def test_what_is_refused(changes: dict, message: str):
     with pytest.raises(ValueError, match=message) as error:
         resolve(ShardRecipe, LEAST | changes)
     assert "\n" not in str(error.value)
+
+
+def test_the_readme_lists_every_field_with_its_default():
+    text = (Path(__file__).parents[2] / "shards/README.md").read_text()
+    shown = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
+    assert resolve(ShardRecipe, shown) == ShardRecipe(faces="lfw", out="shards/lfw")
+    for section, fields in ShardRecipe(faces="f", out="o").model_dump().items():
+        assert section in shown
+        assert not isinstance(fields, dict) or set(fields) == set(shown[section])

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 
@@ -92,7 +93,7 @@ def spoil(corpus: Corpus) -> tuple[set[str], Counter]:
     for audio in ("text", "empty"):
         broken.append(f"speech/{audio}.wav")
     (corpus.root / "speech/text.wav").write_text("text")
-    soundfile.write(corpus.root / "speech/empty.wav", [], 16_000)
+    soundfile.write(corpus.root / "speech/empty.wav", np.zeros(0), 16_000)
     for number, audio in zip(voices, broken):
         corpus.voices[number] = (corpus.voices[number][0], audio)
         refused["voices", "rejected"] += 1
