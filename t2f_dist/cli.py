@@ -44,7 +44,7 @@ def main(traceback: bool) -> None:
     """
 
 
-@main.command()
+@main.command(short_help="Draw a corpus of portraits with captions and voices.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write; made if missing.")
 @click.option("--num", default=12_000, show_default=True, type=click.IntRange(1), help="Portraits.")
 @click.option("--resolution", default=32, show_default=True, type=click.IntRange(8, 1024), help="Pixels a side.")
@@ -66,7 +66,7 @@ def demo(out: Path, num: int, resolution: int, seed: int, workers: int | None, v
     write_corpus(out, num, resolution, seed, _cores(workers), voices=voices, overwrite=overwrite)
 
 
-@main.command()
+@main.command(short_help="Turn faces, captions and voices into shards.")
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
 @click.option("--faces", metavar="DIR", help="Folder of images, with any folders in it.")
 @click.option(
@@ -150,7 +150,7 @@ _SHARD_FLAGS = {
 }
 
 
-@main.command()
+@main.command(short_help="Re-read shards against their manifest.")
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--decode", is_flag=True, help="Decode every image and voice too; slower.")
 def verify(directory: Path, decode: bool) -> None:
@@ -170,7 +170,7 @@ def verify(directory: Path, decode: bool) -> None:
     )
 
 
-@main.command()
+@main.command(short_help="Count what shards hold, and draw a contact sheet.")
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Also draw a contact sheet there (.png, .jpg).")
 @click.option("--split", default="train", show_default=True, type=click.Choice(["train", "validation", "test"]))
