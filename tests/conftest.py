@@ -52,3 +52,24 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("T2F_REAL_DATA is not set: no real corpus here")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def portrait_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of 120 drawn portraits of 32 pixels, 20 a shard, with captions and voices."""
+    from t2f_dist.config.recipe import ShardRecipe
+    from t2f_dist.portraits.corpus import write_corpus
+    from t2f_dist.shard.build import build
+
+    folder = tmp_path_factory.mktemp("portraits")
+    write_corpus(folder / "corpus", num=120, resolution=32, seed=0, workers=1)
+    recipe = ShardRecipe(
+        faces=str(folder / "corpus" / "faces"),
+        captions=str(folder / "corpus" / "captions.jsonl"),
+        speech=str(folder / "corpus" / "speech.csv"),
+        out=str(folder / "shards"),
+        image={"resolution": 32},
+        samples_per_shard=20,
+    )
+    build(recipe, workers=1, progress=False)
+    return folder / "shards"

@@ -7,6 +7,7 @@ to the discriminator.
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
@@ -193,7 +194,7 @@ class Config(Section):
     def _stages_grow(cls, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
         if not stages:
             raise ValueError("at least one stage is needed")
-        for before, after in zip(stages, stages[1:], strict=False):
+        for before, after in itertools.pairwise(stages):
             if after.resolution != 2 * before.resolution:
                 raise ValueError(
                     f"resolutions must double from stage to stage; {after.resolution} follows {before.resolution}"

@@ -167,6 +167,11 @@ class Samples(Dataset[Item]):
             )
         return self._open[number]
 
+    def members(self, place: Place) -> dict[str, bytes]:
+        """The encoded image and captions of a sample. Raises DamagedSample."""
+        descriptor, index = self._shard(place.shard)
+        return shard_format.read_sample(descriptor, index[place.row], ("image", "captions"))
+
     def some_captions(self, num: int) -> list[str]:
         """The first caption of the first `num` samples that have one, in the order of the shards; no two the same."""
         found: dict[str, None] = {}

@@ -1,1 +1,1 @@
-"""Snapshot -> pictures and numbers."""
+"""Snapshots -> pictures and numbers."""

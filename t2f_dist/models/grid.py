@@ -1,26 +1,44 @@
-"""Faces side by side."""
+"""Faces side by side: one row a caption."""
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
+
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 MARGIN = 2
+FONT_PIXELS = 12
+LINE = FONT_PIXELS + 4
 
 
-def grid(images: Tensor, columns: int, min_size: int = 64) -> Image.Image:
-    """uint8 [N, 3, R, R] -> a picture of rows of `columns` faces, row by row.
+def enlarge(image: np.ndarray, min_size: int = 64) -> np.ndarray:
+    """[R, R, 3] by the least whole factor that makes it at least `min_size` pixels, so that a screen shows it."""
+    factor = max(1, -(-min_size // image.shape[0]))
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
-    Faces smaller than `min_size` pixels are enlarged by a whole factor, so that a screen shows them.
-    """
-    num, _, size, _ = images.shape
-    factor = max(1, -(-min_size // size))
-    cell = size * factor + MARGIN
-    rows = -(-num // columns)
-    canvas = np.full((rows * cell + MARGIN, columns * cell + MARGIN, 3), 255, dtype=np.uint8)
-    for number, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
-        top, left = (MARGIN + index * cell for index in divmod(number, columns))
-        large = image.repeat(factor, axis=0).repeat(factor, axis=1)
-        canvas[top : top + size * factor, left : left + size * factor] = large
-    return Image.fromarray(canvas)
+
+def grid(images: Tensor, captions: Sequence[str], min_size: int = 64) -> Image.Image:
+    """uint8 [captions x columns, 3, R, R], row by row -> a picture with each caption above its row."""
+    columns, rest = divmod(len(images), len(captions))
+    assert columns > 0 and rest == 0
+    cells = [enlarge(image, min_size) for image in images.permute(0, 2, 3, 1).numpy()]
+    cell = len(cells[0]) + MARGIN
+    width = columns * cell + MARGIN
+    font = ImageFont.load_default(FONT_PIXELS)
+    letters = max(1, int(width / font.getlength("n")))
+    texts = [textwrap.wrap(caption, letters)[:3] for caption in captions]
+    height = sum(len(text) * LINE + cell + MARGIN for text in texts) + MARGIN
+    canvas = Image.new("RGB", (width, height), "white")
+    pen = ImageDraw.Draw(canvas)
+    top = MARGIN
+    for row, text in enumerate(texts):
+        for line in text:
+            pen.text((MARGIN, top), line, fill="black", font=font)
+            top += LINE
+        for column in range(columns):
+            canvas.paste(Image.fromarray(cells[row * columns + column]), (MARGIN + column * cell, top))
+        top += cell + MARGIN
+    return canvas

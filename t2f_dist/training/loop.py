@@ -85,7 +85,6 @@ def train(config: Config, ranks: Ranks) -> bool:
         images_seen += size
         if due(config.checkpoint.every_images, images_seen - size, size) or last:
             _save_checkpoint(run, gan, config, samples, images_seen, ranks)
-    agreement.close()
     if stopped_by:
         _save_checkpoint(run, gan, config, samples, images_seen, ranks)
     if log:
@@ -97,7 +96,8 @@ def train(config: Config, ranks: Ranks) -> bool:
             log.say(f"finished: {images_seen:,} images; snapshot {snapshot.newest(run)}")
         log.close(exit_code=0)
     gan.release()
-    ranks.barrier()
+    samples.close()
+    agreement.close()
     if lock:
         lock.close()
     return not stopped_by
@@ -119,7 +119,7 @@ class _Pictures:
         tokens = [row for row in self.tokens for _ in range(columns)]
         noise = list(range(columns)) * len(self.tokens)
         images = snapshot.draw(gan.drawer_ema, self.config, tokens, noise, resolution, alpha)
-        return grid(images, columns)
+        return grid(images, self.captions)
 
 
 def _lock(run: Path):

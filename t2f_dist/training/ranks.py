@@ -27,7 +27,9 @@ class Ranks:
     def __init__(self, timeout_seconds: int):
         timeout = timedelta(seconds=timeout_seconds)
         accelerator = Accelerator(
-            cpu=not torch.cuda.is_available(), kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)]
+            cpu=not torch.cuda.is_available(),
+            mixed_precision="no",  # what a launch file says would win else; precision is ours, for it changes weights
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)],
         )
         self.rank = accelerator.process_index
         self.world_size = accelerator.num_processes
@@ -89,7 +91,8 @@ class Agreement:
     """Each step, without waiting: has any rank been asked to stop, and are all at the same place in the schedule?
 
     The answer to one step's question is read at the next, so it costs no round trip, and all ranks act on it at the
-    same step. SIGTERM, SIGINT and SIGUSR1 ask to stop; they may come to one rank or to all, once or often.
+    same step. SIGTERM, SIGINT and SIGUSR1 ask to stop, and so does the death of the launcher; they may come to one
+    rank or to all, once or often.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -97,9 +100,9 @@ class Agreement:
     def __init__(self, ranks: Ranks):
         self.ranks = ranks
         self._asked = 0  # number of the signal that this rank received
+        self._launcher = os.getppid()
         self._pending: tuple[Any, Tensor] | None = None
-        for number in self.SIGNALS:
-            signal.signal(number, self._ask)
+        self._before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = number
@@ -112,6 +115,8 @@ class Agreement:
         place = struct.pack("<qiidd", images_seen, phase.resolution, phase.batch_size, phase.alpha,
                             phase.learning_rate_factor)  # fmt: skip
         digest = zlib.crc32(place)
+        if os.getppid() != self._launcher:  # killed without telling its ranks: nobody would end them
+            self._asked = signal.SIGTERM
         question = torch.tensor([self._asked, digest, -digest])
         answer = self._exchange(question)
         if answer is None:
@@ -137,7 +142,9 @@ class Agreement:
         return before[1]
 
     def close(self) -> None:
-        """Wait for the last question. All ranks call."""
+        """Wait for the last question, and give the signals back. All ranks call."""
         if self._pending is not None:
             self._pending[0].wait()
             self._pending = None
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,107 @@
+"""The number of ranks, and of parts in which a share is accumulated, changes only the speed."""
+
+import pytest
+import torch
+
+from t2f_dist.data.loader import batches, open_samples
+from t2f_dist.training.gan import Gan
+from t2f_dist.training.growth import Growth
+from t2f_dist.training.step import fade, train_step
+from tests.training.small import config
+
+
+def _train(rank, world_size, recipe, shards, num_parts, *overrides):
+    """All steps of the small configuration: weights, average, metrics, and all gradients of the last step."""
+    settings = config(recipe, shards, shards, *overrides)
+    samples = open_samples(settings)
+    growth = Growth(settings.stages)
+    gan = Gan(settings, len(samples.vocabulary), torch.device("cpu"), world_size)
+    gradients: dict[str, torch.Tensor] = {}
+
+    def noting(step, side):
+        def noted(factor):
+            names = {id(parameter): name for name, parameter in gan.networks.named_parameters()}
+            gradients.update({names[id(p)]: p.grad.clone() for p in side.parameters})
+            return step(factor)
+
+        return noted
+
+    for side in (gan.generator, gan.discriminator):
+        side.step = noting(side.step, side)
+    history = []
+    stream = batches(samples, growth.steps(0), rank, world_size, 0)
+    for seen, size, _ in growth.steps(0):
+        metrics = train_step(gan, next(stream), growth.at(seen), seen, num_parts)
+        gan.update_ema(seen, size)
+        history.append({name: float(value) for name, value in metrics.items()})
+    gan.release()
+    samples.close()
+    weights = {name: tensor.detach().clone() for name, tensor in gan.networks.state_dict().items()}
+    average = {name: tensor.clone() for name, tensor in gan.drawer_ema.state_dict().items()}
+    return weights, average, history, gradients
+
+
+def _assert_close(left, right, tolerance):
+    assert left.keys() == right.keys()
+    for name in left:
+        scale = max(1e-3, float(right[name].abs().max()))
+        assert float((left[name] - right[name]).abs().max()) < tolerance * scale, name
+
+
+@pytest.mark.parametrize("recipe", ["house", "t2f"])
+def test_two_ranks_are_one_rank_to_float64_accuracy(pair, portrait_shards, recipe):
+    first, second = pair.run(_train, recipe, portrait_shards, 1)
+    weights, average, history, gradients = _train(0, 1, recipe, portrait_shards, 1)
+    for name in weights:
+        assert torch.equal(first[0][name], second[0][name]), f"{name} differs between the ranks"
+    _assert_close(first[0], weights, 1e-9)
+    _assert_close(first[1], average, 1e-9)
+    _assert_close(first[3], gradients, 1e-9)
+    for step, (ours, a, b) in enumerate(zip(history, first[2], second[2], strict=True)):
+        for name in ours:
+            together = a[name] if name.startswith("gradient_norm") else (a[name] + b[name]) / 2
+            assert abs(together - ours[name]) <= 1e-9 * max(1.0, abs(ours[name])), (step, name)
+
+
+@pytest.mark.parametrize("recipe", ["house", "t2f"])
+def test_accumulated_parts_are_the_whole_to_float64_accuracy(pair, portrait_shards, recipe):
+    weights, average, *_ = _train(0, 1, recipe, portrait_shards, 1)
+    in_parts = _train(0, 1, recipe, portrait_shards, 2)
+    _assert_close(in_parts[0], weights, 1e-9)
+    _assert_close(in_parts[1], average, 1e-9)
+    sixteen = [f"stages.{stage}.batch_size=16" for stage in range(2)]
+    alone = _train(0, 1, recipe, portrait_shards, 1, *sixteen)
+    both = pair.run(_train, recipe, portrait_shards, 2, *sixteen)[0]
+    _assert_close(both[0], alone[0], 1e-9)
+
+
+@pytest.mark.parametrize("recipe", ["house", "t2f"])
+def test_in_float32_one_and_two_ranks_stay_within_a_ten_thousandth(pair, portrait_shards, recipe):
+    """Sums in another order, amplified by Adam where a gradient is near zero: of each tensor's norm."""
+    options = ("train.precision=fp32", "stages.1.stable_images=64", "stages.1.fade_images=48")  # 20 steps
+    first, _ = pair.run(_train, recipe, portrait_shards, 1, *options)
+    weights, _, history, _ = _train(0, 1, recipe, portrait_shards, 1, *options)
+    assert len(history) == 20
+    for name in weights:
+        assert float((first[0][name] - weights[name]).norm()) <= 1e-4 * float(weights[name].norm()) + 1e-7, name
+
+
+def test_everything_learns_and_the_terms_are_those_of_the_recipe(portrait_shards):
+    for recipe, terms in (("house", {"discriminator/contrastive", "generator/contrastive"}),
+                          ("t2f", {"discriminator/drift"})):  # fmt: skip
+        before = Gan(config(recipe, portrait_shards, portrait_shards), 60, torch.device("cpu"), 1)
+        after, _, history, _ = _train(0, 1, recipe, portrait_shards, 1)
+        assert terms | {"discriminator/mismatched", "generator/kl"} <= history[0].keys()
+        initial = before.networks.state_dict()
+        still = [n for n in after if n != "drawer.text_encoder.words.weight" and torch.equal(after[n], initial[n])]
+        assert not still, f"{recipe}: untrained {still}"
+        penalties = [number for number, step in enumerate(history) if "discriminator/penalty" in step]
+        assert penalties == (list(range(1, 16, 2)) if recipe == "house" else list(range(16)))
+
+
+def test_reals_are_faded_like_fakes():
+    images = torch.arange(16.0).view(1, 1, 4, 4)
+    blurred = fade(images, 0.0)
+    assert torch.equal(blurred[0, 0, :2, :2], torch.full((2, 2), 2.5))
+    torch.testing.assert_close(fade(images, 0.25), 0.75 * blurred + 0.25 * images)
+    assert fade(images, 1.0) is images
