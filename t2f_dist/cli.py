@@ -193,7 +193,9 @@ def inspect(directory: Path, out: Path | None, split: str, num: int, columns: in
 @click.option("--caption", "texts", multiple=True, metavar="TEXT", help="What the face is like; repeatable.")
 @click.option("--captions", "file", type=click.Path(path_type=Path), help="File of captions, one a line.")
 @click.option("--num", default=8, show_default=True, type=click.IntRange(1), help="Faces a caption.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="The same seed, the same faces.")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="The same seed, the same faces."
+)
 @click.option("--out", required=True, metavar="FILE_OR_DIR/", help="A grid (grid.png), or with / single pictures.")
 def sample(snapshot: Path, texts: tuple[str, ...], file: Path | None, num: int, seed: int, out: str) -> None:
     """Draw faces for captions, from the newest snapshot of a run or from a snapshot's file.
@@ -202,19 +204,22 @@ def sample(snapshot: Path, texts: tuple[str, ...], file: Path | None, num: int, 
     t2f-dist sample runs/demo/run --caption "a smiling woman with red hair" --out grid.png
     t2f-dist sample faces.safetensors --captions captions.txt --num 1 --out faces/
     """
-    from t2f_dist.evaluation.sample import Captions, read_captions, save
+    from t2f_dist.evaluation.sample import Captions, check_suffix, read_captions, save
     from t2f_dist.evaluation.sample import sample as draw
     from t2f_dist.models.snapshot import load
 
     wanted = [*texts, *(read_captions(file) if file else ())]
     if not wanted:
         raise ValueError("no caption: give --caption TEXT, or --captions FILE with one a line")
+    as_folder = out.endswith("/") or Path(out).is_dir()
+    if not as_folder:
+        check_suffix(Path(out))
     loaded = load(snapshot)
     captions = Captions(loaded, wanted)
     for caption, words in captions.unknown.items():
         click.echo(f"not in the vocabulary, so without effect: {', '.join(words)} (in {caption!r})", err=True)
     images = draw(loaded, captions, num, seed)
-    paths = save(images, captions, Path(out), as_folder=out.endswith("/") or Path(out).is_dir())
+    paths = save(images, captions, Path(out), as_folder)
     shown = str(paths[0]) if len(paths) == 1 else f"{len(paths)} pictures in {Path(out)}"
     click.echo(f"{shown}: {len(images)} faces of {loaded.resolution} pixels, at {loaded.images_seen:,} images")
 
@@ -224,7 +229,9 @@ def sample(snapshot: Path, texts: tuple[str, ...], file: Path | None, num: int, 
 @click.option("--shards", type=click.Path(path_type=Path), help="Of drawn portraits.  [default: those trained on]")
 @click.option("--split", default="test", show_default=True, type=click.Choice(["train", "validation", "test"]))
 @click.option("--num", default=2000, show_default=True, type=click.IntRange(2), help="Captions, at most.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the noise and the order.")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="Of the noise and the order."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Also write the table there, as JSON.")
 def evaluate(snapshot: Path, shards: Path | None, split: str, num: int, seed: int, out: Path | None) -> None:
     """Caption agreement on drawn portraits: the share of faces whose attributes are those that their caption names.

@@ -14,6 +14,7 @@ import click
 
 from t2f_dist.config.load import dump, read_yaml, resolve
 from t2f_dist.config.schema import Config
+from t2f_dist.training import status
 
 EXIT_FAILED = 1
 EXIT_PREEMPTED = 3
@@ -37,6 +38,7 @@ def main(path: str, overrides: tuple[str, ...], folder: str | None, dry_run: boo
     See launch/README.md for one GPU, one node and several nodes.
     """
     config: Config | None = None
+    started = status.now()
     try:
         overrides += (f"run={folder}",) if folder else ()
         config = resolve(Config, read_yaml(path), overrides, source=path)
@@ -45,11 +47,13 @@ def main(path: str, overrides: tuple[str, ...], folder: str | None, dry_run: boo
             return
         finished = _train(config)
     except (ValueError, OSError) as error:
-        _fail(config, str(error))
+        if not dry_run:
+            _fail(config, str(error), started)
         click.echo(f"error: {error}", err=True)
         sys.exit(EXIT_FAILED)
     except Exception as error:
-        _fail(config, f"{type(error).__name__}: {error}")
+        if not dry_run:
+            _fail(config, f"{type(error).__name__}: {error}", started)
         raise
     sys.exit(0 if finished else EXIT_PREEMPTED)
 
@@ -66,13 +70,12 @@ def _train(config: Config) -> bool:
     return finished
 
 
-def _fail(config: Config | None, reason: str) -> None:
+def _fail(config: Config | None, reason: str, started: str) -> None:
     """Write the failure down, unless another rank was first: it knows the cause, this one perhaps only the effect."""
-    from t2f_dist.training import status
-
     if config is None or not Path(config.run).is_dir() or "is in use by another run" in reason:
         return
-    if status.read(Path(config.run)).get("outcome") != "failed":
+    known = status.read(Path(config.run))
+    if known.get("outcome") != "failed" or known.get("updated", "") < started:  # older: of an earlier launch
         status.write(Path(config.run), "failed", " ".join(reason.split()))
 
 

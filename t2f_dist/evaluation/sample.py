@@ -30,6 +30,15 @@ def read_captions(path: Path) -> list[str]:
     return captions
 
 
+def vocabulary_of(snapshot: Snapshot) -> Vocabulary:
+    """The words that a snapshot's encoder knows. Raises ValueError where the two do not belong together."""
+    vocabulary = Vocabulary.from_json(snapshot.vocabulary)
+    num_words = snapshot.drawer.text_encoder.words.num_embeddings
+    if len(vocabulary) != num_words:
+        raise ValueError(f"the snapshot's vocabulary has {len(vocabulary):,} entries, its encoder {num_words:,}")
+    return vocabulary
+
+
 class Captions:
     """Captions as a snapshot reads them.
 
@@ -38,7 +47,7 @@ class Captions:
     """
 
     def __init__(self, snapshot: Snapshot, captions: Sequence[str]):
-        vocabulary = Vocabulary.from_json(snapshot.vocabulary)
+        vocabulary = vocabulary_of(snapshot)
         self.texts = list(captions)
         self.tokens = [vocabulary.encode(caption, snapshot.config.data.max_words) for caption in captions]
         self.unknown = {caption: words for caption in captions if (words := vocabulary.unknown(caption))}
@@ -59,16 +68,19 @@ def sample(snapshot: Snapshot, captions: Captions, num: int, seed: int) -> Tenso
     return snapshot.draw(tokens, list(range(num)) * len(captions.tokens), seed)
 
 
+def check_suffix(out: Path) -> None:
+    """Raises ValueError where `out` is no name for a grid."""
+    if out.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"--out {out}: end it with one of {', '.join(SUFFIXES)} for a grid, or with / for a folder")
+
+
 def save(images: Tensor, captions: Captions, out: Path, as_folder: bool) -> list[Path]:
     """A grid in the file `out`, or single pictures in the folder `out`; the paths written.
 
     Raises ValueError where the file's name has no picture suffix.
     """
     if not as_folder:
-        if out.suffix.lower() not in SUFFIXES:
-            raise ValueError(
-                f"--out {out}: end it with one of {', '.join(SUFFIXES)} for a grid, or with / for a folder"
-            )
+        check_suffix(out)
         out.parent.mkdir(parents=True, exist_ok=True)
         grid(images, captions.texts).save(out)
         return [out]

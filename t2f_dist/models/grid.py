@@ -12,6 +12,8 @@ from torch import Tensor
 MARGIN = 2
 FONT_PIXELS = 12
 LINE = FONT_PIXELS + 4
+MAX_LINES = 3  # of a caption
+MIN_WIDTH = 400  # room for a caption's words above a single face
 
 
 def enlarge(image: np.ndarray, min_size: int = 64) -> np.ndarray:
@@ -26,10 +28,10 @@ def grid(images: Tensor, captions: Sequence[str], min_size: int = 64) -> Image.I
     assert columns > 0 and rest == 0
     cells = [enlarge(image, min_size) for image in images.permute(0, 2, 3, 1).numpy()]
     cell = len(cells[0]) + MARGIN
-    width = columns * cell + MARGIN
+    width = max(columns * cell + MARGIN, MIN_WIDTH)
     font = ImageFont.load_default(FONT_PIXELS)
     letters = max(1, int(width / font.getlength("n")))
-    texts = [textwrap.wrap(caption, letters)[:3] for caption in captions]
+    texts = [textwrap.wrap(caption, letters, max_lines=MAX_LINES, placeholder=" ...") for caption in captions]
     height = sum(len(text) * LINE + cell + MARGIN for text in texts) + MARGIN
     canvas = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(canvas)

@@ -134,14 +134,24 @@ def load(path: str | Path) -> Snapshot:
     if header.get("format") != FORMAT or header.get("version") != str(VERSION):
         raise ValueError(f"{path} is not a {FORMAT} of version {VERSION}")
     try:
-        config = resolve(Config, json.loads(header["config"]), source=f"the configuration in {path}")
-        num_words = tensors["text_encoder.words.weight"].shape[0]
-        drawer = Drawer(config, num_words)
-        if config.train.precision == "fp64":
-            drawer = drawer.double()
-        drawer.load_state_dict(tensors)
+        described = dict(json.loads(header["config"]))
         vocabulary, images_seen = header["vocabulary"], int(header["images_seen"])
         resolution, alpha = int(header["resolution"]), float(header["alpha"])
-    except (KeyError, RuntimeError) as error:
-        raise ValueError(f"{path} does not hold the weights that its configuration describes: {error!s:.200}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} has a header that cannot be read: {error!r}") from None
+    config = resolve(Config, described, source=f"the configuration in {path}")
+    try:
+        with torch.device("meta"):  # no memory is taken for what a stranger's file merely says
+            drawer = Drawer(config, len(tensors["text_encoder.words.weight"]))
+        if config.train.precision == "fp64":
+            drawer = drawer.double()
+        expected = {name: tensor.dtype for name, tensor in drawer.state_dict().items()}
+        drawer.load_state_dict(tensors, assign=True)
+    except (KeyError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} does not hold the weights that its configuration describes: {reason:.200}") from None
+    if any(tensor.dtype != expected[name] for name, tensor in tensors.items()):
+        raise ValueError(f"{path} holds weights of another number format than its configuration says")
+    if resolution not in {stage.resolution for stage in config.stages} or not 0 <= alpha <= 1:
+        raise ValueError(f"{path} was taken at resolution {resolution}, alpha {alpha}, which its stages never show")
     return Snapshot(drawer.requires_grad_(False).eval(), config, vocabulary, images_seen, resolution, alpha)

@@ -96,7 +96,7 @@ class Meter:
         figures = [seconds / steps, self._wait / steps, _memory_gib(self.ranks.device), self._work, self.num_damaged]
         table = self.ranks.gather(torch.tensor(figures, dtype=torch.float64))
         step, wait, memory = (
-            Spread(float(column.min()), float(column.median()), float(column.max())) for column in table.T[:3]
+            Spread(float(column.min()), float(column.quantile(0.5)), float(column.max())) for column in table.T[:3]
         )
         report = Report(
             means=dict(zip(names, means.tolist(), strict=True)),

@@ -12,6 +12,11 @@ from typing import Any, Literal
 Outcome = Literal["running", "finished", "preempted", "failed"]
 
 
+def now() -> str:
+    """The time as status.json writes it: later times sort after earlier ones."""
+    return time.strftime("%FT%TZ", time.gmtime())
+
+
 def read(run: Path) -> dict[str, Any]:
     """The status of a run's folder; empty where there is none yet, or none that can be read."""
     try:
@@ -23,9 +28,7 @@ def read(run: Path) -> dict[str, Any]:
 
 def write(run: Path, outcome: Outcome, reason: str, **figures: Any) -> None:
     """Replace status.json, whole or not at all. `figures` are kept until they are given anew."""
-    content = (
-        read(run) | figures | {"outcome": outcome, "reason": reason, "updated": time.strftime("%FT%TZ", time.gmtime())}
-    )
+    content = read(run) | figures | {"outcome": outcome, "reason": reason, "updated": now()}
     temporary = run / f".status.{os.getpid()}.tmp"
     temporary.write_text(json.dumps(content, indent=1) + "\n")
     os.replace(temporary, run / "status.json")

@@ -1,0 +1,156 @@
+"""Where a run is written down: a console line, metrics.jsonl, and a real wandb run kept offline."""
+
+import json
+import struct
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from wandb.proto import wandb_internal_pb2
+
+from t2f_dist.training import status
+from t2f_dist.training.growth import Phase
+from t2f_dist.training.log import Log
+from t2f_dist.training.meter import Report, Spread
+from tests.training.small import config
+
+FADING = Phase(1, 8, 0.25, 8, 1.0)
+STABLE = Phase(0, 4, 1.0, 8, 1.0)
+
+
+def report(loss: float) -> Report:
+    spread = Spread(0.1, 0.2, 0.3)
+    means = {"discriminator/real": loss, "discriminator/fake": 1.0, "generator/adversarial": 0.5}
+    return Report(means, 123.0, 0.05, 0, spread, spread, spread, slowest_rank=1)
+
+
+def settings(run: Path, mode: str = "disabled"):
+    return config("house", Path("nowhere"), run, f"wandb.mode={mode}", "wandb.tags=[small]")
+
+
+def lines(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_line_on_the_console_and_in_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    log = Log(tmp_path, settings(tmp_path), 0)
+    log.write(40, STABLE, report(0.25))
+    log.write(72, FADING, report(0.5))
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.split()[:4] == ["40/128", "images", "4", "px"]
+    assert "fading in  25%" in second
+    assert "fading" not in first
+    for part in ("D  1.500", "G  0.500", "123 img/s", "data wait 5.0%", "eta 0:00:0"):
+        assert part in second
+    stable, fading = lines(tmp_path)
+    assert stable["images"] == 40
+    assert (fading["schedule/resolution"], fading["schedule/alpha"], fading["schedule/batch_size"]) == (8, 0.25, 8)
+    assert fading.items() >= report(0.5).flat().items()
+    assert not (tmp_path / "wandb").exists(), "disabled is disabled"
+
+
+def test_a_resumed_run_forgets_what_it_will_write_again(tmp_path: Path):
+    log = Log(tmp_path, settings(tmp_path), 0)
+    for images in (40, 80, 120):
+        log.write(images, STABLE, report(images))
+    whole = (tmp_path / "metrics.jsonl").read_bytes()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"images": 128, "discrim')  # a kill in the middle of a line
+    log = Log(tmp_path, settings(tmp_path), 80)
+    assert [line["images"] for line in lines(tmp_path)] == [40, 80]
+    log.write(120, STABLE, report(120))
+    assert (tmp_path / "metrics.jsonl").read_bytes() == whole
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl"]
+
+
+def test_grids_are_kept_by_images(tmp_path: Path):
+    log = Log(tmp_path, settings(tmp_path), 0)
+    picture = Image.new("RGB", (8, 8), (1, 2, 3))
+    path = log.picture(80, picture, ["a man"])
+    assert path == tmp_path / "grids/images-000000000080.png"
+    with Image.open(path) as kept:
+        assert kept.tobytes() == picture.tobytes()
+
+
+def records(folder: Path) -> list[wandb_internal_pb2.Record]:
+    """All that wandb wrote down of one part of a run: LevelDB's log format, after a header of 7 bytes.
+
+    Blocks of 32 KiB hold chunks (checksum, length, kind: 1 whole, 2 first, 3 middle, 4 last); fewer than 7 bytes at
+    the end of a block are padding.
+    """
+    (path,) = folder.glob("run-*.wandb")
+    content, place, found, parts = path.read_bytes(), 7, [], b""
+    while place + 7 <= len(content):
+        if 32768 - place % 32768 < 7:
+            place += 32768 - place % 32768
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, place)
+        parts += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):
+            found.append(wandb_internal_pb2.Record.FromString(parts))
+            parts = b""
+    return found
+
+
+def complete(folder: Path) -> list[wandb_internal_pb2.Record]:
+    """The records once the last is there: wandb's own process writes them, and may be a moment behind."""
+    deadline = time.monotonic() + 30
+    while not (found := records(folder)) or not found[-1].HasField("exit"):
+        assert time.monotonic() < deadline, "wandb did not finish"
+        time.sleep(0.02)
+    return found
+
+
+def history(record: wandb_internal_pb2.Record) -> dict:
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+
+
+def test_offline_parts_of_a_run_share_one_id_and_hold_every_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    ids = []
+    for start, images in ((0, (40, 80)), (40, (80, 120))):  # the second part goes on from the checkpoint at 40
+        log = Log(tmp_path, settings(tmp_path, "offline"), start)
+        ids.append(status.read(tmp_path)["wandb_id"])
+        for seen in images:
+            log.write(seen, STABLE, report(seen))
+        log.picture(images[-1], Image.new("RGB", (8, 8)), ["a man", "a woman"])
+        log.close(exit_code=0)
+        said = capsys.readouterr().out.splitlines()[-1]
+        folder = Path(said.removeprefix("wandb: kept offline; to upload: wandb sync "))
+        assert folder.is_dir(), said
+        assert folder.parent == tmp_path / "wandb"
+        assert folder.name.startswith("offline-run-")
+        found = complete(folder)
+        (run,) = [record.run for record in found if record.HasField("run")][:1]
+        assert run.run_id == ids[-1]
+        assert run.display_name == tmp_path.name
+        assert list(run.tags) == ["small"]
+        rows = [history(record) for record in found if record.HasField("history")]
+        figures = [row for row in rows if "schedule/alpha" in row]
+        assert [row["images"] for row in figures] == list(images), "replayed images are not dropped as past steps"
+        assert [row["discriminator/real"] for row in figures] == list(images)
+        (grid,) = [row for row in rows if any(key.startswith("grid") for key in row)]
+        assert grid["images"] == images[-1]
+        axes = {
+            record.metric.name or record.metric.glob_name: record.metric
+            for record in found
+            if record.HasField("metric")
+        }
+        assert axes["*"].step_metric == "images"
+        assert list((folder / "files/media/images").glob("grid*.png"))
+    assert ids[0] == ids[1]
+    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 2
+
+
+def test_without_a_key_it_is_offline_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # nobody's .netrc
+    monkeypatch.setenv("NETRC", str(tmp_path / "home/.netrc"))
+    log = Log(tmp_path, settings(tmp_path, "auto"), 0)
+    assert "wandb: no key found, so this run is logged offline" in capsys.readouterr().out
+    log.close(exit_code=0)
+    assert "wandb sync" in capsys.readouterr().out

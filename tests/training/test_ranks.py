@@ -1,0 +1,183 @@
+"""Ranks agree: on numbers, on where they stand, and on when to stop."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from t2f_dist.training.growth import Phase
+from t2f_dist.training.ranks import Agreement, Ranks
+from tests.ranks import Pair
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _numbers(rank: int, world_size: int):
+    ranks = Ranks(30)
+    own = torch.tensor([1.0, 10.0], dtype=torch.float64) * (rank + 1)
+    ranks.barrier()
+    where = (ranks.rank, ranks.world_size, ranks.is_main, str(ranks.device), ranks.describe())
+    return where, ranks.gather(own), ranks.mean(own.clone()), ranks.broadcast(2**40 + rank)
+
+
+def test_numbers_are_exchanged_in_float64_and_whole(pair: Pair):
+    for rank, (where, gathered, mean, sent) in enumerate(pair.run(_numbers)):
+        assert where[:3] == (rank, 2, rank == 0)
+        assert where[4].startswith("world size 2 (gloo)")
+        assert torch.equal(gathered, torch.tensor([[1, 10], [2, 20]], dtype=torch.float64))
+        assert torch.equal(mean, torch.tensor([1.5, 15], dtype=torch.float64))
+        assert sent == 2**40
+
+
+def _lonely(rank: int, world_size: int) -> str:
+    os.environ["WORLD_SIZE"] = "4"
+    try:
+        Ranks(30)
+    except ValueError as error:
+        return str(error)
+    finally:
+        os.environ["WORLD_SIZE"] = str(world_size)
+    return "nothing was refused"
+
+
+def test_ranks_that_do_not_see_each_other_are_refused(pair: Pair):
+    for rank, message in enumerate(pair.run(_lonely)):
+        assert message.startswith(
+            f"the launcher started 4 ranks, but rank {rank} sees 2: launch with `accelerate launch"
+        )
+
+
+def _compared(rank: int, world_size: int, texts: list[str]) -> str | None:
+    try:
+        Ranks(30).check_same(texts[rank], "the configurations")
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def test_ranks_with_other_files_are_named_on_every_rank(pair: Pair):
+    assert pair.run(_compared, ["seed: 0", "seed: 0"]) == [None, None]
+    for message in pair.run(_compared, ["seed: 0", "seed: 1"]):
+        assert message is not None
+        assert message.startswith("the configurations of ranks [1] differ from rank 0's")
+
+
+def _signalled(rank: int, world_size: int, victims: dict[int, list[str]], at: int) -> tuple[int, str | None, bool]:
+    """The step at which `stop` answered, and with what."""
+    before = [signal.getsignal(number) for number in Agreement.SIGNALS]
+    agreement = Agreement(Ranks(30))
+    step, answer = 0, None
+    while step < 20 and answer is None:
+        if step == at:
+            for name in victims.get(rank, []):
+                os.kill(os.getpid(), signal.Signals[name])
+        time.sleep(0.005 * rank)  # they do not run in step by chance
+        answer = agreement.stop(8 * step, Phase(0, 4, 1.0, 8, 1.0))
+        step += 1
+    agreement.close()
+    return step, answer, before == [signal.getsignal(number) for number in Agreement.SIGNALS]
+
+
+@pytest.mark.parametrize(
+    ("victims", "name"),
+    [
+        ({0: ["SIGTERM"]}, "SIGTERM"),
+        ({1: ["SIGUSR1"]}, "SIGUSR1"),
+        ({1: ["SIGINT"]}, "SIGINT"),
+        ({0: ["SIGTERM", "SIGTERM"], 1: ["SIGTERM"]}, "SIGTERM"),
+    ],
+)
+def test_a_signal_to_any_rank_stops_all_at_the_same_step(pair: Pair, victims: dict[int, list[str]], name: str):
+    first, second = pair.run(_signalled, victims, 3)
+    assert first == second
+    step, answer, given_back = first
+    assert answer == f"{name} received"
+    assert 4 <= step <= 5, "at once, or at the next step: the question takes one step"
+    assert given_back
+
+
+def test_without_a_signal_nothing_stops(pair: Pair):
+    assert pair.run(_signalled, {}, 3) == [(20, None, True)] * 2
+
+
+def _apart(rank: int, world_size: int, phases: list[Phase], images: list[int]) -> str | None:
+    """What was said against the second of two steps at most."""
+    agreement = Agreement(Ranks(30))
+    try:
+        for _ in range(2):
+            agreement.stop(images[rank], phases[rank])
+    except RuntimeError as error:
+        return str(error)
+    finally:
+        agreement.close()
+    return None
+
+
+HERE = Phase(1, 8, 0.5, 8, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("phase", "images"),
+    [
+        (HERE, 16),
+        (Phase(1, 16, 0.5, 8, 1.0), 8),
+        (Phase(1, 8, 0.5 + 1e-12, 8, 1.0), 8),
+        (Phase(1, 8, 0.5, 16, 1.0), 8),
+        (Phase(1, 8, 0.5, 8, 0.5), 8),
+    ],
+)
+def test_ranks_at_different_places_of_the_schedule_are_noticed(pair: Pair, phase: Phase, images: int):
+    assert pair.run(_apart, [HERE, HERE], [8, 8]) == [None, None]
+    for rank, text in enumerate(pair.run(_apart, [HERE, phase], [8, images])):
+        assert f"at different places of the schedule; rank {rank} is at {[8, images][rank]} images" in text
+
+
+ORPHAN = """
+import sys, time
+from pathlib import Path
+from t2f_dist.training.growth import Phase
+from t2f_dist.training.ranks import Agreement, Ranks
+folder = Path(sys.argv[1])
+agreement = Agreement(Ranks(30))
+assert agreement.stop(0, Phase(0, 4, 1.0, 8, 1.0)) is None
+(folder / "ready").touch()
+answer, deadline = None, time.monotonic() + float(sys.argv[2])
+while answer is None and time.monotonic() < deadline:
+    time.sleep(0.01)
+    answer = agreement.stop(8, Phase(0, 4, 1.0, 8, 1.0))
+(folder / "answer.tmp").write_text(str(answer))
+(folder / "answer.tmp").rename(folder / "answer")
+"""
+LAUNCHER = "import subprocess, sys, time; subprocess.Popen([sys.executable, *sys.argv[1:]]); time.sleep(60)"
+
+
+@pytest.mark.parametrize(
+    ("started_by", "seconds", "answer"),
+    [({"TORCHELASTIC_RUN_ID": "none"}, 30, "the launcher was killed"), ({}, 0.3, "None")],
+    ids=["launcher", "shell"],
+)
+def test_a_run_stops_with_its_launcher_but_not_with_the_shell_that_started_it(
+    tmp_path: Path, started_by: dict[str, str], seconds: float, answer: str
+):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | started_by
+    line = [sys.executable, "-c", LAUNCHER, "-c", ORPHAN, str(tmp_path), str(seconds)]
+    launcher = subprocess.Popen(line, env=environment)
+    try:
+        _wait_for(tmp_path / "ready")
+    finally:
+        launcher.kill()
+        launcher.wait()
+    _wait_for(tmp_path / "answer")
+    assert (tmp_path / "answer").read_text() == answer
+
+
+def _wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline, f"no {path.name}"
+        time.sleep(0.02)

@@ -1,0 +1,36 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from t2f_dist.training import status
+
+
+def test_figures_stay_until_they_are_given_anew(tmp_path: Path):
+    status.write(tmp_path, "running", "started", wandb_id="abc", images_seen=0)
+    status.write(tmp_path, "running", "training", images_seen=40)
+    status.write(tmp_path, "finished", "all images shown")
+    content = status.read(tmp_path)
+    updated = content.pop("updated")
+    assert content == {"outcome": "finished", "reason": "all images shown", "wandb_id": "abc", "images_seen": 40}
+    assert content | {"updated": updated} == json.loads((tmp_path / "status.json").read_text())
+    assert updated <= status.now()
+    assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
+
+
+@pytest.mark.parametrize("content", [b"", b'{"outcome": "runn', b"[1]", b"\xff\xfe"])
+def test_a_status_that_cannot_be_read_is_none_and_is_replaced(tmp_path: Path, content: bytes):
+    assert status.read(tmp_path) == {}
+    (tmp_path / "status.json").write_bytes(content)
+    assert status.read(tmp_path) == {}
+    status.write(tmp_path, "failed", "a reason", images_seen=3)
+    assert status.read(tmp_path)["outcome"] == "failed"
+
+
+def test_a_write_that_fails_keeps_the_old_status(tmp_path: Path):
+    status.write(tmp_path, "running", "training", images_seen=40)
+    (tmp_path / f".status.{os.getpid()}.tmp").mkdir()  # in the way of the temporary file
+    with pytest.raises(OSError, match="directory"):
+        status.write(tmp_path, "finished", "all images shown")
+    assert status.read(tmp_path)["outcome"] == "running"
