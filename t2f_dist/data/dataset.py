@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -20,6 +21,18 @@ MAX_SUBSTITUTES = 16  # damaged samples in a row before the data is given up
 MAX_IDENTITY_TRIES = 64  # draws in search of another identity
 MAX_OPEN_SHARDS = 64
 MAX_CACHED_CAPTIONS = 16384  # samples whose words are kept: about as many as a window of shards holds
+
+
+class OpenShard(NamedTuple):
+    descriptor: int  # of the tar
+    index: np.ndarray  # [samples] records
+    identities: list[int]  # [samples]; the same as in the index, but fast to look up one by one
+
+    def member(self, row: int, name: str) -> bytes:
+        return shard_format.member(self.descriptor, self.index[row], name)
+
+
+Caption = tuple[list[int], int]  # word numbers in order, and which words they are, a bit each
 
 
 class Samples(Dataset[Item]):
@@ -67,9 +80,9 @@ class Samples(Dataset[Item]):
         self.flip = flip
         self.max_words = max_words
         self.mismatch_candidates = mismatch_candidates
-        self._open: dict[int, tuple[int, np.ndarray]] = {}  # shard -> file descriptor, index
+        self._open: dict[int, OpenShard] = {}
         self._process = os.getpid()
-        self._captions: dict[Place, list[list[int]]] = {}
+        self._captions: dict[Place, list[Caption]] = {}
 
     def __getitem__(self, request: tuple[int, int]) -> Item:
         position, resolution = request
@@ -88,59 +101,57 @@ class Samples(Dataset[Item]):
                 f"{MAX_SUBSTITUTES} damaged samples in a row at position {position}, the last in {damage[-1].shard}:"
                 f" {damage[-1].reason}; run `t2f-dist verify {self.folder}`"
             )
-        tokens = captions[int(draw(self.seed, Stream.CAPTION, position).integers(len(captions)))]
+        tokens, _ = captions[int(draw(self.seed, Stream.CAPTION, position).integers(len(captions)))]
         if self.flip and draw(self.seed, Stream.FLIP, position).random() < 0.5:
             image = image[:, ::-1]
         return Item(
             position=position,
             image=image,
             tokens=tokens,
-            mismatched_tokens=self._mismatched(position, window, place, set(tokens)),
+            mismatched_tokens=self._mismatched(position, window, place, tokens),
             z=draw(self.seed, Stream.Z, position).standard_normal(self.z_size),
             condition_noise=draw(self.seed, Stream.CONDITION, position).standard_normal(self.condition_size),
             mixing=float(draw(self.seed, Stream.MIXING, position).random()),
             damage=tuple(damage),
         )
 
-    def _read(self, place: Place, resolution: int) -> tuple[np.ndarray, list[list[int]]]:
-        descriptor, index = self._shard(place.shard)
-        record = index[place.row]
+    def _read(self, place: Place, resolution: int) -> tuple[np.ndarray, list[Caption]]:
         if place in self._captions:
-            return decode(shard_format.member(descriptor, record, "image"), resolution), self._captions[place]
-        members = shard_format.read_sample(descriptor, record, ("image", "captions"))
+            return decode(self._shard(place.shard).member(place.row, "image"), resolution), self._captions[place]
+        members = self.members(place)
         return decode(members["image"], resolution), self._encode(place, members["captions"])
 
-    def _encode(self, place: Place, content: bytes) -> list[list[int]]:
+    def _encode(self, place: Place, content: bytes) -> list[Caption]:
         """A sample's captions as word numbers, kept at hand; a sample without any is one unknown word."""
         captions = [
             self.vocabulary.encode(text, self.max_words) or [UNKNOWN] for text in shard_format.captions(content)
         ]
         if len(self._captions) >= MAX_CACHED_CAPTIONS:
             self._captions.clear()
-        self._captions[place] = captions or [[UNKNOWN]]
+        self._captions[place] = [(tokens, _word_set(tokens)) for tokens in captions]
         return self._captions[place]
 
-    def _mismatched(self, position: int, window: Window, place: Place, own: set[int]) -> list[int]:
+    def _mismatched(self, position: int, window: Window, place: Place, own: list[int]) -> list[int]:
         """A caption of another identity from the same window: the nearest in words of some candidates."""
-        _, index = self._shard(place.shard)
-        identity = index[place.row]["identity"]
-        generator = draw(self.seed, Stream.MISMATCH, position)
+        identity = self._shard(place.shard).identities[place.row]
+        own_words = _word_set(own)
         nearest: list[int] = []
         similarity, found = -1.0, 0
-        for _ in range(MAX_IDENTITY_TRIES + self.mismatch_candidates):
-            other = window.place(int(generator.integers(len(window))))
-            descriptor, rows = self._shard(other.shard)
-            if rows[other.row]["identity"] == identity:
+        num_draws = self.mismatch_candidates + MAX_IDENTITY_TRIES
+        draws = draw(self.seed, Stream.MISMATCH, position).integers(2**32, size=(num_draws, 2)).tolist()
+        for which, choice in draws:
+            other = window.place(which % len(window))
+            shard = self._shard(other.shard)
+            if shard.identities[other.row] == identity:
                 continue
-            try:
-                captions = self._captions.get(other) or self._encode(
-                    other, shard_format.member(descriptor, rows[other.row], "captions")
-                )
-            except shard_format.DamagedSample:
-                continue  # counted where it is read as a sample
-            tokens = captions[int(generator.integers(len(captions)))]
-            words = set(tokens)
-            overlap = len(words & own) / len(words | own)  # Jaccard
+            captions = self._captions.get(other)
+            if captions is None:
+                try:
+                    captions = self._encode(other, shard.member(other.row, "captions"))
+                except shard_format.DamagedSample:
+                    continue  # counted where it is read as a sample
+            tokens, words = captions[choice % len(captions)]
+            overlap = (words & own_words).bit_count() / (words | own_words).bit_count()  # Jaccard
             if overlap > similarity:
                 nearest, similarity = tokens, overlap
             found += 1
@@ -153,44 +164,52 @@ class Samples(Dataset[Item]):
             )
         return nearest
 
-    def _shard(self, number: int) -> tuple[int, np.ndarray]:
+    def _shard(self, number: int) -> OpenShard:
         if self._process != os.getpid():  # a forked loader process must not share file descriptors
             self._open, self._process = {}, os.getpid()
         if number not in self._open:
             while len(self._open) >= MAX_OPEN_SHARDS:
                 oldest = next(iter(self._open))
-                os.close(self._open.pop(oldest)[0])
+                os.close(self._open.pop(oldest).descriptor)
             shard = self.shards[number]
-            self._open[number] = (
-                shard_format.open_shard(self.folder, shard),
-                shard_format.open_index(self.folder, shard),
-            )
+            index = np.asarray(shard_format.open_index(self.folder, shard))
+            descriptor = shard_format.open_shard(self.folder, shard)
+            self._open[number] = OpenShard(descriptor, index, index["identity"].tolist())
         return self._open[number]
 
     def members(self, place: Place) -> dict[str, bytes]:
         """The encoded image and captions of a sample. Raises DamagedSample."""
-        descriptor, index = self._shard(place.shard)
-        return shard_format.read_sample(descriptor, index[place.row], ("image", "captions"))
+        shard = self._shard(place.shard)
+        return shard_format.read_sample(shard.descriptor, shard.index[place.row], ("image", "captions"))
 
     def some_captions(self, num: int) -> list[str]:
         """The first caption of the first `num` samples that have one, in the order of the shards; no two the same."""
         found: dict[str, None] = {}
         for number, shard in enumerate(self.shards):
-            descriptor, index = self._shard(number)
             for row in range(shard.num_samples):
-                captions = shard_format.captions(shard_format.member(descriptor, index[row], "captions"))
-                if len(found) < num and captions:
-                    found[captions[0]] = None
-            if len(found) >= num:
-                break
+                try:
+                    captions = shard_format.captions(self._shard(number).member(row, "captions"))
+                except shard_format.DamagedSample:
+                    continue  # counted where it is read as a sample
+                found.update(dict.fromkeys(captions[:1]))
+                if len(found) == num:
+                    return list(found)
         return list(found)
 
     def close(self) -> None:
         """Close the tars that this process has open."""
         if self._process == os.getpid():
-            for descriptor, _ in self._open.values():
-                os.close(descriptor)
+            for shard in self._open.values():
+                os.close(shard.descriptor)
         self._open = {}
+
+
+def _word_set(tokens: list[int]) -> int:
+    """Whole numbers as sets: union, intersection and size are single operations."""
+    words = 0
+    for token in tokens:
+        words |= 1 << token
+    return words
 
 
 def decode(content: bytes, resolution: int) -> np.ndarray:

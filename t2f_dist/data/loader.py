@@ -6,6 +6,7 @@ resume is to start the sampler at another position.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -67,16 +68,30 @@ def batches(
     num_workers: int,
     pin_memory: bool = False,
 ) -> Iterator[Batch]:
-    """A rank's share of each step's global batch, in order; on the CPU."""
-    return iter(
-        DataLoader(
-            samples,
-            batch_sampler=RankPositions(steps, rank, world_size),
-            num_workers=num_workers,
-            collate_fn=collate,
-            pin_memory=pin_memory,
-            in_order=True,
-            # The loader's own seed: without it, each epoch would advance torch's global generator.
-            generator=torch.Generator().manual_seed(0),
-        )
+    """A rank's share of each step's global batch, in order; on the CPU. Closing the iterator ends its processes.
+
+    Raises ValueError where samples cannot be read, as `Samples` does, also from a loader process.
+    """
+    loader = DataLoader(
+        samples,
+        batch_sampler=RankPositions(steps, rank, world_size),
+        num_workers=num_workers,
+        collate_fn=collate,
+        pin_memory=pin_memory,
+        in_order=True,
+        worker_init_fn=_leave_signals_to_the_rank,
+        # The loader's own seed: without it, each epoch would advance torch's global generator.
+        generator=torch.Generator().manual_seed(0),
     )
+    try:
+        yield from loader
+    except ValueError as error:  # from a process it comes with its traceback: the last line says it
+        raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from None
+
+
+def _leave_signals_to_the_rank(worker: int) -> None:
+    """Launchers and schedulers signal every process of a job: a loader process must live until its rank has saved.
+
+    Blocked, not ignored: torch puts a handler of its own over what is ignored.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1})

@@ -44,12 +44,16 @@ class State:
 def save(folder: Path, gan: Gan, state: State, keep: int) -> Path:
     """Write a checkpoint into `folder`, then delete all but the newest `keep` (at least 2). One rank calls.
 
-    Raises OSError where the disk is full or gone; then no half checkpoint is left, and the older ones stay.
+    Raises OSError where the disk is full or gone, ValueError where a weight is not finite; then no half checkpoint is
+    left, and the older ones stay.
     """
     assert keep >= 2
+    for name, tensor in _networks(gan).items():
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"{name} is not finite at {state.images_seen:,} images, so no checkpoint is written")
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"images-{state.images_seen:012d}"
-    temporary = folder / f".{final.name}.tmp"
+    temporary, aside = folder / f".{final.name}.tmp", folder / f".{final.name}.old"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
@@ -63,9 +67,10 @@ def save(folder: Path, gan: Gan, state: State, keep: int) -> Path:
         body["checksum"] = _checksum(body)
         _write(temporary / "state.json", json.dumps(body, indent=1).encode())
         _sync(temporary)
-        if final.exists():  # the same moment, saved twice: equal content, but the older one may be damaged
-            shutil.rmtree(final)
+        if final.exists():  # of the same moment, and damaged perhaps: out of the way before it is deleted
+            os.rename(final, aside)
         os.rename(temporary, final)
+        shutil.rmtree(aside, ignore_errors=True)
         _sync(folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -83,13 +88,18 @@ def found(folder: Path) -> list[Path]:
 
 
 def newest_valid(folder: Path, warn: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint whose files are what was written; `warn` gets a line for each newer one that is not."""
+    """The newest checkpoint whose files are what was written. One rank calls.
+
+    Newer ones that are not are renamed to `damaged-...`, so that they do not count as kept; `warn` gets a line of each.
+    """
     for path in found(folder):
         try:
             _read_state(path)
             return path
         except ValueError as error:
-            warn(f"checkpoint {path} is damaged and skipped: {error}")
+            aside = path.with_name(f"damaged-{path.name}-{os.getpid()}")
+            os.rename(path, aside)
+            warn(f"checkpoint {path} is damaged and skipped, kept as {aside.name}: {error}")
     return None
 
 
@@ -98,7 +108,10 @@ def load(path: Path, gan: Gan) -> State:
 
     Raises ValueError where a file is damaged, or the networks are of other shapes.
     """
-    body = _read_state(path)
+    try:
+        body = _read_state(path)
+    except ValueError as error:
+        raise ValueError(f"checkpoint {path} is damaged: {error}") from None
     _fill(_networks(gan), safetensors.torch.load_file(path / "networks.safetensors"), path)
     stored = safetensors.torch.load_file(path / "optimizers.safetensors")
     for side in (gan.generator, gan.discriminator):

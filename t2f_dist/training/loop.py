@@ -38,7 +38,7 @@ def train(config: Config, ranks: Ranks) -> bool:
     for stage in config.stages:
         num_micro_batches(config, stage.batch_size, ranks.world_size)  # refuses an illegal launch before any work
     gan = Gan(config, len(samples.vocabulary), ranks.device, ranks.world_size)
-    lock = _lock(run) if ranks.is_main else None
+    lock = _lock(run, ranks)
     images_seen = resume(run, gan, config, samples.manifest.fingerprint, ranks)
     log = Log(run, config, images_seen) if ranks.is_main else None
     pictures = _Pictures(config, samples) if ranks.is_main else None
@@ -95,6 +95,7 @@ def train(config: Config, ranks: Ranks) -> bool:
             status.write(run, "finished", "all images shown", images_seen=images_seen)
             log.say(f"finished: {images_seen:,} images; snapshot {snapshot.newest(run)}")
         log.close(exit_code=0)
+    del stream  # ends the loader processes
     gan.release()
     samples.close()
     agreement.close()
@@ -122,21 +123,26 @@ class _Pictures:
         return grid(images, self.captions)
 
 
-def _lock(run: Path):
+def _lock(run: Path, ranks: Ranks):
     """The folder is this run's until its file is closed, also by a kill: two runs in one folder would mix.
 
-    Raises ValueError where another process holds it.
+    Rank 0 holds it. Raises ValueError, on all ranks, where another process does.
     """
-    run.mkdir(parents=True, exist_ok=True)
-    file = open(run / ".lock", "a")  # noqa: SIM115 - held for the whole run
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
+    file = None
+    if ranks.is_main:
+        run.mkdir(parents=True, exist_ok=True)
+        file = open(run / ".lock", "a")  # noqa: SIM115 - held for the whole run
+        try:
+            # A record lock: unlike flock's, it is not inherited by loader processes, which may outlive a killed rank.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            file = None
+    if not ranks.broadcast(int(file is not None)):
         raise ValueError(
             f"{run} is in use by another run: wait for it, or name another folder with --run (if you meant several"
             " ranks, they do not see each other: start them with accelerate launch --config_file launch/....yaml)"
-        ) from None
+        )
     return file
 
 

@@ -25,6 +25,10 @@ class Precision:
             raise ValueError(
                 f"train.precision fp16 needs a GPU, and this run is on the {device.type}: use bf16 or fp32"
             )
+        if device.type == "cuda":
+            # fp32 is meant: TF32 has ten bits of mantissa. And a run that is killed must be able to repeat itself.
+            torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cudnn.deterministic = True
         self.device = device
         self.compute = FORMATS[name]
         self.weights = torch.float64 if name == "fp64" else torch.float32

@@ -18,6 +18,9 @@ from torch import Tensor
 from t2f_dist.training.growth import Phase
 
 
+LAUNCHER_GONE = 1000  # beside the numbers of signals
+
+
 class Ranks:
     """The ranks of this launch, joined. All of them construct it together.
 
@@ -39,6 +42,12 @@ class Ranks:
             raise ValueError(
                 f"the launcher started {launched} ranks, but rank {os.environ.get('RANK', '?')} sees {self.world_size}:"
                 " launch with `accelerate launch --config_file launch/....yaml -m t2f_dist.train ...`"
+            )
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        if self.device.type == "cuda" and local > torch.cuda.device_count():
+            raise ValueError(
+                f"{local} ranks on a machine with {torch.cuda.device_count()} GPUs: launch with --num_processes"
+                f" {torch.cuda.device_count()} a machine"
             )
         # Small agreements go over gloo on the CPU: no wait for the GPU, and apart from the gradients' order.
         self.control: dist.ProcessGroup | None = None
@@ -80,6 +89,13 @@ class Ranks:
             dist.broadcast(holder, src=0, group=self.control)
         return int(holder)
 
+    def check_same(self, text: str, what: str) -> None:
+        """Raise ValueError, on all ranks, where `text` is not the same on all of them. All ranks call."""
+        digests = self.gather(torch.tensor([float(zlib.crc32(text.encode()))], dtype=torch.float64))[:, 0].tolist()
+        odd = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
+        if odd:
+            raise ValueError(f"{what} of ranks {odd} differ from rank 0's: give every machine the same files and flags")
+
     def leave(self) -> None:
         """Meet, then part: a rank that left early would break the others' last exchange."""
         if dist.is_initialized():
@@ -100,7 +116,8 @@ class Agreement:
     def __init__(self, ranks: Ranks):
         self.ranks = ranks
         self._asked = 0  # number of the signal that this rank received
-        self._launcher = os.getppid()
+        # Only an elastic launcher is missed: a shell that ends leaves its run in peace.
+        self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
         self._pending: tuple[Any, Tensor] | None = None
         self._before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
 
@@ -108,15 +125,15 @@ class Agreement:
         self._asked = number
 
     def stop(self, images_seen: int, phase: Phase) -> str | None:
-        """The name of the signal on which all ranks stop now, or None. All ranks call it at each step.
+        """Why all ranks stop now, such as "SIGTERM received", or None. All ranks call it at each step.
 
         Raises RuntimeError where the ranks are at different places of the schedule.
         """
         place = struct.pack("<qiidd", images_seen, phase.resolution, phase.batch_size, phase.alpha,
                             phase.learning_rate_factor)  # fmt: skip
         digest = zlib.crc32(place)
-        if os.getppid() != self._launcher:  # killed without telling its ranks: nobody would end them
-            self._asked = signal.SIGTERM
+        if self._launcher is not None and os.getppid() != self._launcher:
+            self._asked = LAUNCHER_GONE  # killed without a word to its ranks: nobody else would end them
         question = torch.tensor([self._asked, digest, -digest])
         answer = self._exchange(question)
         if answer is None:
@@ -127,7 +144,9 @@ class Agreement:
                 f"the ranks are at different places of the schedule; rank {self.ranks.rank} is at {images_seen} images,"
                 f" resolution {phase.resolution}, alpha {phase.alpha}"
             )
-        return signal.Signals(asked).name if asked else None
+        if asked == LAUNCHER_GONE:
+            return "the launcher was killed"
+        return f"{signal.Signals(asked).name} received" if asked else None
 
     def _exchange(self, question: Tensor) -> Tensor | None:
         """The answer to the question before this one."""

@@ -14,7 +14,7 @@ from t2f_dist.training.ranks import Ranks
 
 # What may differ from the run that wrote the checkpoint: it changes where and how a run is carried out and watched,
 # not its weights. (Accumulation changes the order of sums, and nothing else.)
-FREE = (
+MAY_DIFFER = (
     "run",
     "log",
     "wandb",
@@ -43,7 +43,7 @@ def resume(run: Path, gan: Gan, config: Config, dataset: str, ranks: Ranks) -> i
         return 0
     path = folder / f"images-{images:012d}"
     state = checkpoint.load(path, gan)
-    differing = differences(state.config, config.model_dump(mode="json"))
+    differing = differences(*(_without_end(values) for values in (state.config, config.model_dump(mode="json"))))
     if differing:
         raise ValueError(
             f"{path} was trained with another configuration: {'; '.join(differing)}."
@@ -56,9 +56,15 @@ def resume(run: Path, gan: Gan, config: Config, dataset: str, ranks: Ranks) -> i
     return state.images_seen
 
 
+def _without_end(values: dict[str, Any]) -> dict[str, Any]:
+    """The configuration but for how long its last stage lasts: a run may be prolonged or ended earlier."""
+    *stages, last = values["stages"]
+    return values | {"stages": [*stages, {key: value for key, value in last.items() if key != "stable_images"}]}
+
+
 def differences(before: Any, now: Any, place: str = "") -> list[str]:
-    """`key was x, now y` for each value that differs, apart from those in FREE."""
-    if place in FREE or before == now:
+    """`key was x, now y` for each value that differs, apart from those in MAY_DIFFER."""
+    if place in MAY_DIFFER or before == now:
         return []
     if isinstance(before, dict) and isinstance(now, dict):
         found = []

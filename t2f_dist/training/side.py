@@ -40,9 +40,11 @@ class Side:
         self.world_size = world_size
         self.scaler = precision.scaler()
         adam = config.optimizer.generator if name == "generator" else config.optimizer.discriminator
-        layers = {"generator": [networks.drawer.conditioning, networks.drawer.generator]}.get(
-            name, [networks.discriminator] + ([networks.contrastive] if networks.contrastive is not None else [])
-        )
+        layers: list[nn.Module] = [networks.discriminator]
+        if name == "generator":
+            layers = [networks.drawer.conditioning, networks.drawer.generator]
+        elif networks.contrastive is not None:
+            layers.append(networks.contrastive)
         groups = [(layers, adam)]
         if networks.encoder_trained_by == name:
             groups.append(([networks.drawer.text_encoder], config.optimizer.text_encoder))
@@ -107,8 +109,12 @@ class Side:
     def backward(self, loss: Tensor) -> None:
         self.scaler.scale(loss).backward()
 
-    def step(self, learning_rate_factor: float) -> Tensor:
-        """One step of the optimizer; gradients are cleared. Returns the gradients' norm, a scalar tensor."""
+    def step(self, learning_rate_factor: float) -> dict[str, Tensor]:
+        """One step of the optimizer; gradients are cleared.
+
+        Returns the gradients' norm, a scalar tensor; in fp16 also whether the step was skipped, 0 or 1, since the
+        scaler tries scales that overflow now and then: such a step counts with a norm of 0.
+        """
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         for group in self.optimizer.param_groups:
@@ -116,7 +122,13 @@ class Side:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return norm
+        if not self.scaler.is_enabled():
+            return {f"gradient_norm/{self.name}": norm}
+        finite = norm.isfinite()
+        return {
+            f"gradient_norm/{self.name}": torch.where(finite, norm, torch.zeros_like(norm)),
+            f"skipped_steps/{self.name}": (~finite).float(),
+        }
 
     def release(self) -> None:
         """Drop the DDP wrapper; it must be gone before its process group."""

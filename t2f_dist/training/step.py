@@ -96,7 +96,7 @@ def _discriminator_step(gan: Gan, parts: list[_Part], phase: Phase, images_seen:
         if not only:
             part.drawing = None
         _add(metrics, terms, len(parts))
-    metrics["gradient_norm/discriminator"] = side.step(phase.learning_rate_factor)
+    metrics.update(side.step(phase.learning_rate_factor))
 
 
 def _encode_both(part: _Part) -> tuple[Tensor, Tensor]:
@@ -147,6 +147,8 @@ def _discriminator_loss(
         terms["discriminator/penalty"] = _penalty(gan, part, embedding.detach(), reals, fakes)
         lazy = max(1.0, every / phase.batch_size)  # applied once for so many steps
         loss = loss + config.penalty.weight * lazy * terms["discriminator/penalty"]
+        if gan.discriminator.scaler.is_enabled():  # it overflows where the step is skipped
+            terms["discriminator/penalty"] = terms["discriminator/penalty"].nan_to_num(0.0, 0.0, 0.0)
     return loss, {name: term.detach() for name, term in terms.items()}
 
 
@@ -184,7 +186,7 @@ def _generator_step(gan: Gan, parts: list[_Part], phase: Phase, metrics: Metrics
                 side.backward(loss / len(parts))
             part.drawing = None
             _add(metrics, terms, len(parts))
-    metrics["gradient_norm/generator"] = side.step(phase.learning_rate_factor)
+    metrics.update(side.step(phase.learning_rate_factor))
 
 
 def _generator_loss(gan: Gan, part: _Part) -> tuple[Tensor, Metrics]:

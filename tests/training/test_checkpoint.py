@@ -85,8 +85,10 @@ def test_a_damaged_one_is_skipped_with_a_warning(saved, name, damage):
     assert checkpoint.newest_valid(folder, warnings.append) == folder / "images-000000000016"
     assert len(warnings) == 1
     assert str(newest) in warnings[0]
-    with pytest.raises(ValueError, match=r"json|safetensors"):
-        checkpoint.load(newest, gan)
+    assert [path.name for path in checkpoint.found(folder)] == ["images-000000000016", "images-000000000008"]
+    (aside,) = folder.glob("damaged-*")
+    with pytest.raises(ValueError, match=r"is damaged: .*(json|safetensors)"):
+        checkpoint.load(aside, gan)
 
 
 def test_with_none_left_there_is_none(saved):
