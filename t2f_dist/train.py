@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 import click
 
 from t2f_dist.config.load import dump, read_yaml, resolve
 from t2f_dist.config.schema import Config
-from t2f_dist.training import status
 
 EXIT_FAILED = 1
 EXIT_PREEMPTED = 3
@@ -37,8 +35,6 @@ def main(path: str, overrides: tuple[str, ...], folder: str | None, dry_run: boo
       accelerate launch --config_file launch/cpu.yaml -m t2f_dist.train --config configs/demo.yaml
     See launch/README.md for one GPU, one node and several nodes.
     """
-    config: Config | None = None
-    started = status.now()
     try:
         overrides += (f"run={folder}",) if folder else ()
         config = resolve(Config, read_yaml(path), overrides, source=path)
@@ -47,14 +43,13 @@ def main(path: str, overrides: tuple[str, ...], folder: str | None, dry_run: boo
             return
         finished = _train(config)
     except (ValueError, OSError) as error:
-        if not dry_run:
-            _fail(config, str(error), started)
         click.echo(f"error: {error}", err=True)
         sys.exit(EXIT_FAILED)
-    except Exception as error:
-        if not dry_run:
-            _fail(config, f"{type(error).__name__}: {error}", started)
-        raise
+    except RuntimeError as error:
+        if not _lost_the_others(error):
+            raise
+        click.echo(f"error: rank {os.environ.get('RANK')} lost the others; the first error above says why", err=True)
+        sys.exit(EXIT_FAILED)
     sys.exit(0 if finished else EXIT_PREEMPTED)
 
 
@@ -70,13 +65,9 @@ def _train(config: Config) -> bool:
     return finished
 
 
-def _fail(config: Config | None, reason: str, started: str) -> None:
-    """Write the failure down, unless another rank was first: it knows the cause, this one perhaps only the effect."""
-    if config is None or not Path(config.run).is_dir() or "is in use by another run" in reason:
-        return
-    known = status.read(Path(config.run))
-    if known.get("outcome") != "failed" or known.get("updated", "") < started:  # older: of an earlier launch
-        status.write(Path(config.run), "failed", " ".join(reason.split()))
+def _lost_the_others(error: RuntimeError) -> bool:
+    """Whether an exchange broke because another rank is gone."""
+    return any(word in str(error).lower() for word in ("gloo", "nccl", "connection closed", "connection reset"))
 
 
 def _describe(config: Config) -> str:

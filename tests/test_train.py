@@ -15,7 +15,8 @@ from t2f_dist import train
 from t2f_dist.config.load import resolve
 from t2f_dist.config.schema import Config
 from t2f_dist.training import status
-from t2f_dist.training.ranks import Agreement
+from t2f_dist.training.ranks import Agreement, Ranks
+from t2f_dist.training.run_folder import RunFolder
 from tests.ranks import Pair
 from tests.training.small import config
 
@@ -92,12 +93,9 @@ def test_a_dry_run_never_marks_the_run_that_is_there(settings: Config, tmp_path:
         (["--set", "seed"], "expected key=value"),
         (["--set", "train.precision=fp8"], "train.precision"),
         (["--set", "stages.0.batch_size=6"], "must be a multiple of 4"),
-        ([], "manifest.json is missing"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(settings: Config, tmp_path: Path, arguments, message):
-    if "missing" in message:
-        (tmp_path / "shards").mkdir()
     path = write(settings, tmp_path)
     assert_refused(run("--config", path, *arguments), message)
     assert not (tmp_path / "run").exists()
@@ -132,11 +130,19 @@ def test_an_older_failure_does_not_hide_the_reason_of_this_launch(settings: Conf
     assert found["wandb_id"] == "abc"
 
 
+def test_a_build_that_did_not_finish_is_said_and_written_down(settings: Config, tmp_path: Path):
+    (tmp_path / "shards").mkdir()
+    assert_refused(run("--config", write(settings, tmp_path)), "manifest.json is missing")
+    found = status.read(tmp_path / "run")
+    assert found["outcome"] == "failed"
+    assert "manifest.json is missing" in found["reason"]
+
+
 def test_the_first_failure_of_a_launch_is_kept(settings: Config, tmp_path: Path):
-    (tmp_path / "run").mkdir()
-    started = status.now()
-    status.write(tmp_path / "run", "failed", "the cause, of another rank")
-    train._fail(settings, "RuntimeError: connection closed by peer", started)
+    folder = RunFolder(settings, Ranks(60))
+    folder.fail(ValueError("the cause, of another rank"))
+    folder.fail(RuntimeError("connection closed by peer"))
+    folder.release()
     assert status.read(tmp_path / "run")["reason"] == "the cause, of another rank"
 
 

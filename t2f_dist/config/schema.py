@@ -65,6 +65,7 @@ class Generator(Section):
 class Discriminator(Section):
     channels: tuple[PositiveInt, ...]  # one a resolution: 4, 8, 16, ...
     convs_per_block: Literal[1, 2] = 2
+    halving: Literal["pool", "stride"] = "pool"  # of the image's size: average pooling, or a convolution at stride 2
     stddev_group_size: PositiveInt = 4  # minibatch standard deviation over this many consecutive positions
     head: Literal["concat", "projection"] = "projection"
     head_size: PositiveInt = 128  # width to which the caption embedding is compressed or projected

@@ -7,7 +7,7 @@ resume is to start the sampler at another position.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 
 import torch
 from torch.utils.data import DataLoader, Sampler
@@ -67,7 +67,7 @@ def batches(
     world_size: int,
     num_workers: int,
     pin_memory: bool = False,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """A rank's share of each step's global batch, in order; on the CPU. Closing the iterator ends its processes.
 
     Raises ValueError where samples cannot be read, as `Samples` does, also from a loader process.

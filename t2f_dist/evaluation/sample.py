@@ -33,7 +33,7 @@ def read_captions(path: Path) -> list[str]:
 def vocabulary_of(snapshot: Snapshot) -> Vocabulary:
     """The words that a snapshot's encoder knows. Raises ValueError where the two do not belong together."""
     vocabulary = Vocabulary.from_json(snapshot.vocabulary)
-    num_words = snapshot.drawer.text_encoder.words.num_embeddings
+    num_words = snapshot.generator.text_encoder.words.num_embeddings
     if len(vocabulary) != num_words:
         raise ValueError(f"the snapshot's vocabulary has {len(vocabulary):,} entries, its encoder {num_words:,}")
     return vocabulary

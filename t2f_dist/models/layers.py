@@ -15,18 +15,25 @@ SLOPE = 0.2  # of every leaky rectifier
 
 
 class EqualizedConv2d(nn.Conv2d):
-    """Convolution, stride 1, whose weight is N(0, 1) and scaled by gain / sqrt(fan in) at run time (section 4.1)."""
+    """Convolution whose weight is N(0, 1) and scaled by gain / sqrt(fan in) at run time (section 4.1)."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, *, padding: int = 0, gain: float = 2**0.5
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        gain: float = 2**0.5,
     ):
-        super().__init__(in_channels, out_channels, kernel_size, padding=padding)
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding)
         self.scale = gain / math.sqrt(in_channels * kernel_size**2)
         nn.init.normal_(self.weight)
         nn.init.zeros_(_bias(self))
 
     def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W] -> [N, C', H', W']
-        return F.conv2d(x, self.weight * self.scale, self.bias, padding=self.padding)
+        return F.conv2d(x, self.weight * self.scale, self.bias, self.stride, self.padding)
 
 
 class EqualizedLinear(nn.Linear):

@@ -12,29 +12,29 @@ from t2f_dist.models.progan import Discriminator, Generator
 from t2f_dist.models.text_encoder import TextEncoder
 
 
-class Drawer(nn.Module):
-    """What draws: caption encoder, conditioning, generator. Its moving average is what a snapshot holds."""
+class ConditionalGenerator(nn.Module):
+    """Caption to image: text encoder, conditioning, synthesis. Its moving average is what a snapshot holds."""
 
     def __init__(self, config: Config, num_words: int):
         super().__init__()
         self.text_encoder = TextEncoder(config.text_encoder, num_words)
         self.conditioning = ConditioningAugmentation(config.conditioning, config.text_encoder.output_size)
-        self.generator = Generator(config.generator, config.conditioning.size)
+        self.synthesis = Generator(config.generator, config.conditioning.size)
 
     def forward(
         self, embedding: Tensor, condition_noise: Tensor, z: Tensor, resolution: int, alpha: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """[N, E], [N, S], [N, Z] -> images [N, 3, R, R], and the condition's mean and log variance [N, S]."""
         condition, mean, log_variance = self.conditioning(embedding, condition_noise)
-        return self.generator(condition, z, resolution, alpha), mean, log_variance
+        return self.synthesis(condition, z, resolution, alpha), mean, log_variance
 
 
 class Networks(nn.Module):
-    """The drawer and its critic (discriminator, and the contrastive head where that term is on)."""
+    """Both sides of the game: the generator; the discriminator, with the contrastive head where that term is on."""
 
     def __init__(self, config: Config, num_words: int):
         super().__init__()
-        self.drawer = Drawer(config, num_words)
+        self.generator = ConditionalGenerator(config, num_words)
         embedding_size = config.text_encoder.output_size
         self.discriminator = Discriminator(config.discriminator, embedding_size)
         contrastive = config.loss.contrastive
@@ -45,13 +45,13 @@ class Networks(nn.Module):
 
     def active(self, side: str, resolution: int, fading: bool) -> list[nn.Module]:
         """Layers that `side` ("generator" or "discriminator") trains in a step at this resolution."""
-        drawer = self.drawer
+        generator = self.generator
         if side == "generator":
-            layers = [drawer.conditioning, *drawer.generator.active(resolution, fading)]
+            layers = [generator.conditioning, *generator.synthesis.active(resolution, fading)]
         else:
             layers = self.discriminator.active(resolution, fading)
             layers += [self.contrastive] if self.contrastive is not None else []
-        return layers + ([drawer.text_encoder] if self.encoder_trained_by == side else [])
+        return layers + ([generator.text_encoder] if self.encoder_trained_by == side else [])
 
 
 def build(config: Config, num_words: int) -> Networks:

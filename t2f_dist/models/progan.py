@@ -92,17 +92,24 @@ class Generator(nn.Module):
 
 
 class DiscriminatorBlock(nn.Module):
-    """Convolutions, the last one to the next width, then downsample. [N, C, R, R] -> [N, C', R/2, R/2]"""
+    """Convolutions, the last one to the next width, then half the size. [N, C, R, R] -> [N, C', R/2, R/2]
 
-    def __init__(self, in_channels: int, out_channels: int, num_convs: int):
+    `pool` averages after the last convolution, as in 1710.10196. `stride` lets the last convolution, 4x4 at stride 2,
+    do it: less than half the work, and what is a few pixels small is not averaged away before it is seen.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, num_convs: int, halving: str):
         super().__init__()
         widths = [in_channels] * num_convs + [out_channels]
         self.convs = nn.ModuleList(EqualizedConv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
+        self.pool = halving == "pool"
+        if not self.pool:
+            self.convs[-1] = EqualizedConv2d(*widths[-2:], 4, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         for conv in self.convs:
             x = leaky(conv(x))
-        return downsample(x)
+        return downsample(x) if self.pool else x
 
 
 class ConcatHead(nn.Module):
@@ -160,7 +167,7 @@ class Discriminator(nn.Module):
         )
         self.blocks = nn.ModuleDict(
             {
-                str(resolution): DiscriminatorBlock(b, a, config.convs_per_block)
+                str(resolution): DiscriminatorBlock(b, a, config.convs_per_block, config.halving)
                 for resolution, (a, b) in zip(RESOLUTIONS[1:], pairwise(channels), strict=False)
             }
         )

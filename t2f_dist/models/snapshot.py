@@ -19,7 +19,7 @@ from torch import Tensor
 
 from t2f_dist.config.load import resolve
 from t2f_dist.config.schema import Config
-from t2f_dist.models.networks import Drawer
+from t2f_dist.models.networks import ConditionalGenerator
 
 FORMAT = "t2f-dist-snapshot"
 VERSION = 1
@@ -27,12 +27,12 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A drawer with all that belongs to it.
+    """A generator with all that belongs to it.
 
     `resolution` and `alpha` are those of the moment it was taken: a run can be looked at before it is done.
     """
 
-    drawer: Drawer
+    generator: ConditionalGenerator
     config: Config
     vocabulary: str  # vocabulary.json of the shards
     images_seen: int
@@ -43,12 +43,12 @@ class Snapshot:
         self, tokens: Sequence[Sequence[int]], noise: Sequence[int], seed: int = 0, batch_size: int = 64
     ) -> Tensor:
         """One face for each caption, on the CPU. See `draw`."""
-        return draw(self.drawer, self.config, tokens, noise, self.resolution, self.alpha, seed, batch_size)
+        return draw(self.generator, self.config, tokens, noise, self.resolution, self.alpha, seed, batch_size)
 
 
 @torch.no_grad()
 def draw(
-    drawer: Drawer,
+    generator: ConditionalGenerator,
     config: Config,
     tokens: Sequence[Sequence[int]],
     noise: Sequence[int],
@@ -65,7 +65,7 @@ def draw(
         resolution: in pixels.
         alpha: how far the newest block is faded in, 0 to 1.
     """
-    first = next(drawer.parameters())
+    first = next(generator.parameters())
     images = []
     for start in range(0, len(tokens), batch_size):
         rows = [torch.tensor(row) for row in tokens[start : start + batch_size]]
@@ -73,8 +73,8 @@ def draw(
         lengths = torch.tensor([len(row) for row in rows])
         drawn = [_noise(config, seed, number) for number in noise[start : start + batch_size]]
         condition_noise, z = (torch.stack(part).to(first) for part in zip(*drawn, strict=True))
-        embedding = drawer.text_encoder(padded, lengths)
-        image, _, _ = drawer(embedding, condition_noise, z, resolution, alpha)
+        embedding = generator.text_encoder(padded, lengths)
+        image, _, _ = generator(embedding, condition_noise, z, resolution, alpha)
         images.append(((image.float().clamp(-1, 1) + 1) * 127.5).round().to("cpu", torch.uint8))
     return torch.cat(images)
 
@@ -97,7 +97,7 @@ def save(path: Path, snapshot: Snapshot) -> None:
         "resolution": str(snapshot.resolution),
         "alpha": repr(snapshot.alpha),
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in snapshot.drawer.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in snapshot.generator.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     with open(temporary, "wb") as file:
@@ -142,11 +142,11 @@ def load(path: str | Path) -> Snapshot:
     config = resolve(Config, described, source=f"the configuration in {path}")
     try:
         with torch.device("meta"):  # no memory is taken for what a stranger's file merely says
-            drawer = Drawer(config, len(tensors["text_encoder.words.weight"]))
+            generator = ConditionalGenerator(config, len(tensors["text_encoder.words.weight"]))
         if config.train.precision == "fp64":
-            drawer = drawer.double()
-        expected = {name: tensor.dtype for name, tensor in drawer.state_dict().items()}
-        drawer.load_state_dict(tensors, assign=True)
+            generator = generator.double()
+        expected = {name: tensor.dtype for name, tensor in generator.state_dict().items()}
+        generator.load_state_dict(tensors, assign=True)
     except (KeyError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} does not hold the weights that its configuration describes: {reason:.200}") from None
@@ -154,4 +154,4 @@ def load(path: str | Path) -> Snapshot:
         raise ValueError(f"{path} holds weights of another number format than its configuration says")
     if resolution not in {stage.resolution for stage in config.stages} or not 0 <= alpha <= 1:
         raise ValueError(f"{path} was taken at resolution {resolution}, alpha {alpha}, which its stages never show")
-    return Snapshot(drawer.requires_grad_(False).eval(), config, vocabulary, images_seen, resolution, alpha)
+    return Snapshot(generator.requires_grad_(False).eval(), config, vocabulary, images_seen, resolution, alpha)

@@ -44,13 +44,9 @@ class State:
 def save(folder: Path, gan: Gan, state: State, keep: int) -> Path:
     """Write a checkpoint into `folder`, then delete all but the newest `keep` (at least 2). One rank calls.
 
-    Raises OSError where the disk is full or gone, ValueError where a weight is not finite; then no half checkpoint is
-    left, and the older ones stay.
+    Raises OSError where the disk is full or gone; then no half checkpoint is left, and the older ones stay.
     """
     assert keep >= 2
-    for name, tensor in _networks(gan).items():
-        if not bool(tensor.isfinite().all()):
-            raise ValueError(f"{name} is not finite at {state.images_seen:,} images, so no checkpoint is written")
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"images-{state.images_seen:012d}"
     temporary, aside = folder / f".{final.name}.tmp", folder / f".{final.name}.old"
@@ -62,7 +58,7 @@ def save(folder: Path, gan: Gan, state: State, keep: int) -> Path:
             content = safetensors.torch.save({key: tensor.contiguous() for key, tensor in tensors.items()})
             _write(temporary / f"{name}.safetensors", content)
             files[f"{name}.safetensors"] = hashlib.sha256(content).hexdigest()
-        scalers = {side.name: side.scaler.state_dict() for side in (gan.generator, gan.discriminator)}
+        scalers = {side.name: side.scaler.state_dict() for side in (gan.generator_side, gan.discriminator_side)}
         body = {"format": FORMAT, "version": VERSION, "files": files, "scalers": scalers, **asdict(state)}
         body["checksum"] = _checksum(body)
         _write(temporary / "state.json", json.dumps(body, indent=1).encode())
@@ -78,6 +74,19 @@ def save(folder: Path, gan: Gan, state: State, keep: int) -> Path:
     for old in found(folder)[keep:]:
         shutil.rmtree(old)
     return final
+
+
+def check_finite(gan: Gan, images_seen: int) -> None:
+    """Raise ValueError where a weight is not finite: such a checkpoint would push out those to go back to.
+
+    Weights are equal on all ranks, so that all raise together.
+    """
+    for name, tensor in _networks(gan).items():
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(
+                f"{name} is not finite at {images_seen:,} images, so no checkpoint is written: start anew in another"
+                " folder (--run) with lower learning rates"
+            )
 
 
 def found(folder: Path) -> list[Path]:
@@ -114,7 +123,7 @@ def load(path: Path, gan: Gan) -> State:
         raise ValueError(f"checkpoint {path} is damaged: {error}") from None
     _fill(_networks(gan), safetensors.torch.load_file(path / "networks.safetensors"), path)
     stored = safetensors.torch.load_file(path / "optimizers.safetensors")
-    for side in (gan.generator, gan.discriminator):
+    for side in (gan.generator_side, gan.discriminator_side):
         _fill_optimizer(side, gan, stored)
         side.scaler.load_state_dict(body["scalers"][side.name])
     return State(**{name: body[name] for name in State.__dataclass_fields__})
@@ -144,7 +153,7 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 def _networks(gan: Gan) -> dict[str, Tensor]:
     live = {f"networks.{name}": tensor for name, tensor in gan.networks.state_dict().items()}
-    average = {f"drawer_ema.{name}": tensor for name, tensor in gan.drawer_ema.state_dict().items()}
+    average = {f"generator_ema.{name}": tensor for name, tensor in gan.generator_ema.state_dict().items()}
     return {name: tensor.detach() for name, tensor in (live | average).items()}
 
 
@@ -156,7 +165,7 @@ def _named_parameters(side: Side, gan: Gan) -> dict[str, torch.nn.Parameter]:
 def _optimizers(gan: Gan) -> dict[str, Tensor]:
     """Adam's state by the name of its parameter; parameters of blocks not yet grown have none."""
     tensors = {}
-    for side in (gan.generator, gan.discriminator):
+    for side in (gan.generator_side, gan.discriminator_side):
         for name, parameter in _named_parameters(side, gan).items():
             for key, value in side.optimizer.state.get(parameter, {}).items():
                 tensors[f"{name}/{key}"] = value.detach()

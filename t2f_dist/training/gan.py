@@ -31,9 +31,10 @@ class Gan:
         self.networks = build(config, num_words).to(device)
         if config.train.channels_last:
             self.networks.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self.drawer_ema = copy.deepcopy(self.networks.drawer).requires_grad_(False).eval()
-        self.generator = Side("generator", self.networks, config, self.precision, world_size)
-        self.discriminator = Side("discriminator", self.networks, config, self.precision, world_size)
+        self.generator_ema = copy.deepcopy(self.networks.generator).requires_grad_(False).eval()
+        self.generator_ema.text_encoder.lstm.flatten_parameters()  # a copy on a GPU is no longer one block
+        self.generator_side = Side("generator", self.networks, config, self.precision, world_size)
+        self.discriminator_side = Side("discriminator", self.networks, config, self.precision, world_size)
         self._activated: tuple[int, bool] | None = None
 
     def enter(self, phase: Phase) -> bool:
@@ -41,15 +42,22 @@ class Gan:
         wanted = (phase.resolution, phase.fading)
         if wanted == self._activated:
             return False
-        self.generator.activate(*wanted)
-        self.discriminator.activate(*wanted)
+        self.generator_side.activate(*wanted)
+        self.discriminator_side.activate(*wanted)
         self._activated = wanted
         return True
 
+    def describe(self) -> str:
+        """What the present phase trains and exchanges."""
+        sides = (self.generator_side, self.discriminator_side)
+        counts = ", ".join(f"{side.name} {sum(p.numel() for p in side.parameters):,}" for side in sides)
+        exchanged = sum(side.exchanged_bytes for side in sides)
+        return f"{counts} parameters; {exchanged / 1e6:.2f} MB of gradients a step"
+
     def update_ema(self, images_seen: int, batch_size: int) -> None:
-        ema.update(self.drawer_ema, self.networks.drawer, ema.decay(self.config.ema, images_seen, batch_size))
+        ema.update(self.generator_ema, self.networks.generator, ema.decay(self.config.ema, images_seen, batch_size))
 
     def release(self) -> None:
-        self.generator.release()
-        self.discriminator.release()
+        self.generator_side.release()
+        self.discriminator_side.release()
         self._activated = None

@@ -79,8 +79,8 @@ def legal_world_sizes(config: Config) -> list[int]:
     return [size for size in range(1, min(shares) + 1) if all(share % size == 0 for share in shares)]
 
 
-def num_micro_batches(config: Config, batch_size: int, world_size: int) -> int:
-    """Equal parts in which a rank accumulates its share of a global batch.
+def num_parts(config: Config, batch_size: int, world_size: int) -> int:
+    """Equal parts in which a rank goes through its share of a global batch, accumulating gradients.
 
     Raises ValueError, naming the legal numbers of ranks, where the launch would cut a group of a loss term; and where
     `batch_per_gpu_max` is smaller than such a group.

@@ -55,31 +55,34 @@ class Log:
         loss = sum(means.get(f"discriminator/{name}", 0.0) for name in ("real", "fake", "mismatched"))
         left = max(0, self.total_images - images_seen)
         rate = (images_seen - self._first_images) / max(1e-9, time.perf_counter() - self._started)
+        slow = f"  slowest rank {report.straggler}" if report.straggler is not None else ""
         fading = f" fading in {phase.alpha:4.0%}" if phase.fading else ""
         total = f"{self.total_images:,}"
         return (
             f"{images_seen:>{len(total)},}/{total} images  {phase.resolution:>4} px{fading:15}"
             f"  D {loss:6.3f}  G {means.get('generator/adversarial', 0.0):6.3f}"
             f"  {report.images_per_second:6.0f} img/s  data wait {report.data_wait_share:4.1%}"
-            f"  eta {_clock(left / max(rate, 1e-9))}"
+            f"  eta {_clock(left / max(rate, 1e-9))}{slow}"
         )
 
-    def picture(self, images_seen: int, grid: Image.Image, captions: list[str]) -> Path:
+    def picture(self, images_seen: int, grid: Image.Image | None, captions: list[str]) -> None:
         """Keep a grid of faces, one row a caption."""
+        if grid is None:
+            return
         path = self.run / "grids" / f"images-{images_seen:012d}.png"
         path.parent.mkdir(exist_ok=True)
         grid.save(path)
         if self._wandb is not None:
             caption = "\n".join(f"row {row}: {text}" for row, text in enumerate(captions, 1))
             self._wandb.log({"images": images_seen, "grid": wandb.Image(grid, caption=caption)})
-        return path
 
     def close(self, exit_code: int) -> None:
         if self._wandb is not None:
-            offline, folder = self._wandb.settings._offline, Path(self._wandb.dir).parent
+            offline, run_id = self._wandb.settings._offline, self._wandb.id
             self._wandb.finish(exit_code=exit_code)
-            if offline:
-                self.say(f"wandb: kept offline; to upload: wandb sync {folder}")
+            if offline:  # each start of the run has a folder; together they are one run
+                self.say(f"wandb: kept offline; to upload: wandb sync {self.run}/wandb/offline-run-*-{run_id}")
+            self._wandb = None
 
 
 def _start_wandb(run: Path, config: Config) -> Any:
@@ -121,7 +124,7 @@ def _forget_after(path: Path, images_seen: int) -> None:
         try:
             if json.loads(line)["images"] <= images_seen:
                 kept.append(line + "\n")
-        except ValueError:
+        except (ValueError, KeyError, TypeError):
             continue
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text("".join(kept), encoding="utf-8")

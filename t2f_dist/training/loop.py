@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
-from pathlib import Path
+import math
+import multiprocessing
 
 from t2f_dist.config.load import dump
 from t2f_dist.config.schema import Config
-from t2f_dist.data.batch import Damage
 from t2f_dist.data.dataset import Samples
 from t2f_dist.data.loader import batches, open_samples
 from t2f_dist.models import snapshot
-from t2f_dist.models.grid import grid
 from t2f_dist.training import checkpoint, status
 from t2f_dist.training.gan import Gan
-from t2f_dist.training.growth import Growth, due, num_micro_batches
+from t2f_dist.training.growth import Growth, due, num_parts
 from t2f_dist.training.log import Log
 from t2f_dist.training.meter import Meter, Report
+from t2f_dist.training.pictures import Pictures
 from t2f_dist.training.ranks import Agreement, Ranks
 from t2f_dist.training.resume import resume
+from t2f_dist.training.run_folder import RunFolder
 from t2f_dist.training.step import train_step
 
 MIN_DAMAGED = 10  # a few damaged samples end no run, however short
@@ -31,154 +30,129 @@ def train(config: Config, ranks: Ranks) -> bool:
     Raises ValueError, with one line to act on, where the configuration does not fit the shards, the launch or the
     run's folder; and where the data is too damaged or a loss is no longer a number.
     """
-    run = Path(config.run)
+    ranks.check_same(dump(config), "configurations")
+    folder = RunFolder(config, ranks)
     agreement = Agreement(ranks)
+    try:
+        finished = _train(config, ranks, folder, agreement)
+        agreement.settle()
+    except BaseException as error:
+        folder.fail(error)
+        raise
+    finally:
+        agreement.close()
+        for child in multiprocessing.active_children():  # a loader process that hangs must not outlive its rank
+            child.kill()
+        folder.release()
+    return finished
+
+
+def _train(config: Config, ranks: Ranks, folder: RunFolder, agreement: Agreement) -> bool:
     growth = Growth(config.stages)
+    parts = [num_parts(config, stage.batch_size, ranks.world_size) for stage in config.stages]
     samples = open_samples(config)
-    for stage in config.stages:
-        num_micro_batches(config, stage.batch_size, ranks.world_size)  # refuses an illegal launch before any work
+    ranks.check_same(samples.manifest.fingerprint, "shards")
     gan = Gan(config, len(samples.vocabulary), ranks.device, ranks.world_size)
-    lock = _lock(run, ranks)
-    images_seen = resume(run, gan, config, samples.manifest.fingerprint, ranks)
-    log = Log(run, config, images_seen) if ranks.is_main else None
-    pictures = _Pictures(config, samples) if ranks.is_main else None
+    images_seen = saved_at = first_images = resume(folder.path, gan, config, samples.manifest.fingerprint, ranks)
+    if images_seen >= growth.total_images:
+        return _already_finished(folder, images_seen, ranks)
+    log = Log(folder.path, config, images_seen) if ranks.is_main else None
+    pictures = Pictures(config, samples) if log else None
     if log:
-        (run / "config.yaml").write_text(dump(config))
-        status.write(run, "running", "training", images_seen=images_seen, total_images=config.total_images)
-        log.say(f"{'resuming at' if images_seen else 'starting at'} {images_seen:,} images, in {run}")
+        log.say(f"{'resuming at' if images_seen else 'starting at'} {images_seen:,} images, in {folder.path}")
     meter = Meter(ranks)
-    stream = batches(
-        samples,
-        growth.steps(images_seen),
-        ranks.rank,
-        ranks.world_size,
-        config.data.num_workers,
-        pin_memory=ranks.device.type == "cuda",
-    )
-    stopped_by = None
-    while images_seen < growth.total_images:
-        phase = growth.at(images_seen)
-        size = phase.batch_size
-        if stopped_by := agreement.stop(images_seen, phase):
-            break
-        with meter.waiting():
-            batch = next(stream)
-        with meter.working():
-            num_parts = num_micro_batches(config, size, ranks.world_size)
-            metrics = train_step(gan, batch, phase, images_seen, num_parts)
-            gan.update_ema(images_seen, size)
-        meter.add(metrics, size)
-        if batch.damage:
-            meter.num_damaged += len(batch.damage)
-            _record_damage(run, batch.damage, ranks.rank)
-        last = images_seen + size >= growth.total_images
-        if due(config.log.every_images, images_seen, size) or last:
-            report = meter.report()  # all ranks: one reduction
-            _check(report, images_seen, config)
-            if log:
-                log.write(images_seen + size, phase, report)
-                status.write(run, "running", "training", images_seen=images_seen + size)
-        if log and pictures and (due(config.log.grid_every_images, images_seen, size) or last):
-            log.picture(images_seen + size, pictures.draw(gan, phase.resolution, phase.alpha), pictures.captions)
-        if ranks.is_main and (due(config.snapshot.every_images, images_seen, size) or last):
-            _save_snapshot(run, gan, config, samples, images_seen + size, phase.resolution, phase.alpha)
-        images_seen += size
-        if due(config.checkpoint.every_images, images_seen - size, size) or last:
-            _save_checkpoint(run, gan, config, samples, images_seen, ranks)
-    if stopped_by:
-        _save_checkpoint(run, gan, config, samples, images_seen, ranks)
+    steps = growth.steps(images_seen)
+    on_gpu = ranks.device.type == "cuda"
+    stream = batches(samples, steps, ranks.rank, ranks.world_size, config.data.num_workers, pin_memory=on_gpu)
+    stopped = None
+    try:
+        while images_seen < growth.total_images:
+            phase = growth.at(images_seen)
+            size = phase.batch_size
+            if stopped := agreement.stop(images_seen, phase):
+                break
+            if gan.enter(phase) and log:
+                log.say(f"{phase.resolution} px{', fading in' if phase.fading else ''}: {gan.describe()}")
+            with meter.waiting():
+                batch = next(stream)
+            with meter.working():
+                metrics = train_step(gan, batch, phase, images_seen, parts[phase.stage])
+                gan.update_ema(images_seen, size)
+            meter.add(metrics, size)
+            if batch.damage:
+                meter.num_damaged += len(batch.damage)
+                folder.record_damage(batch.damage, ranks.rank)
+            before, images_seen = images_seen, images_seen + size
+            last = images_seen >= growth.total_images
+            if due(config.log.every_images, before, size) or last:
+                report = meter.report()  # all ranks: one reduction
+                _check(report, images_seen, images_seen - first_images, config)
+                if log:
+                    log.write(images_seen, phase, report)
+                    status.write(folder.path, "running", "training", images_seen=images_seen)
+            if log and pictures and (due(config.log.grid_every_images, before, size) or last):
+                log.picture(images_seen, pictures.draw(gan, phase), pictures.captions)
+            if ranks.is_main and (due(config.snapshot.every_images, before, size) or last):
+                folder.save_snapshot(gan, samples.vocabulary.to_json(), images_seen, phase)
+            if due(config.checkpoint.every_images, before, size) or last:
+                saved_at = _save(folder, gan, config, samples, images_seen, ranks)
+        if stopped:
+            if saved_at != images_seen:
+                _save(folder, gan, config, samples, images_seen, ranks)
+            _say_stopped(folder, log, stopped, images_seen)
+        elif log:
+            status.write(folder.path, "finished", "all images shown", images_seen=images_seen)
+            log.say(f"finished: {images_seen:,} images; snapshot {snapshot.newest(folder.path)}")
+    except BaseException:
+        if log:
+            log.close(exit_code=1)
+        raise
+    finally:
+        stream.close()  # ends the loader processes
+        gan.release()
+        samples.close()
     if log:
-        if stopped_by:
-            status.write(run, "preempted", f"{stopped_by} received", images_seen=images_seen)
-            log.say(f"{stopped_by}: saved at {images_seen:,} images; the same command goes on from here")
-        else:
-            status.write(run, "finished", "all images shown", images_seen=images_seen)
-            log.say(f"finished: {images_seen:,} images; snapshot {snapshot.newest(run)}")
         log.close(exit_code=0)
-    del stream  # ends the loader processes
-    gan.release()
-    samples.close()
-    agreement.close()
-    if lock:
-        lock.close()
-    return not stopped_by
+    return not stopped
 
 
-class _Pictures:
-    """The same captions with the same noise, drawn again and again as training goes on: one row a caption."""
-
-    def __init__(self, config: Config, samples: Samples):
-        held_out = "validation" if samples.manifest.num_samples("validation") else config.data.split
-        source = open_samples(config, held_out)
-        self.config = config
-        self.captions = source.some_captions(config.log.grid_captions)
-        self.tokens = [source.vocabulary.encode(text, config.data.max_words) or [1] for text in self.captions]
-        source.close()
-
-    def draw(self, gan: Gan, resolution: int, alpha: float):
-        columns = self.config.log.grid_images
-        tokens = [row for row in self.tokens for _ in range(columns)]
-        noise = list(range(columns)) * len(self.tokens)
-        images = snapshot.draw(gan.drawer_ema, self.config, tokens, noise, resolution, alpha)
-        return grid(images, self.captions)
-
-
-def _lock(run: Path, ranks: Ranks):
-    """The folder is this run's until its file is closed, also by a kill: two runs in one folder would mix.
-
-    Rank 0 holds it. Raises ValueError, on all ranks, where another process does.
-    """
-    file = None
+def _already_finished(folder: RunFolder, images_seen: int, ranks: Ranks) -> bool:
     if ranks.is_main:
-        run.mkdir(parents=True, exist_ok=True)
-        file = open(run / ".lock", "a")  # noqa: SIM115 - held for the whole run
-        try:
-            # A record lock: unlike flock's, it is not inherited by loader processes, which may outlive a killed rank.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            file = None
-    if not ranks.broadcast(int(file is not None)):
-        raise ValueError(
-            f"{run} is in use by another run: wait for it, or name another folder with --run (if you meant several"
-            " ranks, they do not see each other: start them with accelerate launch --config_file launch/....yaml)"
-        )
-    return file
+        status.write(folder.path, "finished", "all images shown", images_seen=images_seen)
+        print(f"already finished: {images_seen:,} images; snapshot {snapshot.newest(folder.path)}", flush=True)
+    return True
 
 
-def _check(report: Report, images_seen: int, config: Config) -> None:
+def _say_stopped(folder: RunFolder, log: Log | None, reason: str, images_seen: int) -> None:
+    if log:
+        status.write(folder.path, "preempted", reason, images_seen=images_seen)
+        log.say(f"{reason}: saved at {images_seen:,} images; the same command goes on from here")
+
+
+def _check(report: Report, images_seen: int, images_read: int, config: Config) -> None:
     """Raise where it makes no sense to go on; all ranks have the same report, so all raise."""
     for name, value in report.means.items():
-        if value != value or abs(value) == float("inf"):
-            raise ValueError(f"{name} is {value} after {images_seen:,} images: lower the learning rates")
-    limit = max(MIN_DAMAGED, config.data.max_damaged_fraction * images_seen)
+        if not math.isfinite(value):
+            raise ValueError(
+                f"{name} is {value} after {images_seen:,} images: start anew in another folder (--run) with lower"
+                " learning rates"
+            )
+        if name.startswith("skipped_steps") and value == 1:
+            raise ValueError(f"all steps overflowed in fp16 by {images_seen:,} images: use train.precision bf16")
+    limit = max(MIN_DAMAGED, config.data.max_damaged_fraction * images_read)
     if report.num_damaged > limit:
         raise ValueError(
-            f"{report.num_damaged} damaged samples were replaced by {images_seen:,} images, more than"
-            f" data.max_damaged_fraction {config.data.max_damaged_fraction} allows: see damaged.jsonl in the run's"
+            f"{report.num_damaged} of {images_read:,} samples read were damaged and replaced, more than"
+            f" data.max_damaged_fraction {config.data.max_damaged_fraction} allows: see damaged-*.jsonl in the run's"
             f" folder, and run t2f-dist verify {config.data.shards}"
         )
 
 
-def _record_damage(run: Path, damage: tuple[Damage, ...], rank: int) -> None:
-    """One short append a line is atomic, so that all ranks may write to one file."""
-    with open(run / "damaged.jsonl", "a", encoding="utf-8") as file:
-        for item in damage:
-            file.write(json.dumps({**item._asdict(), "rank": rank}) + "\n")
-
-
-def _save_snapshot(
-    run: Path, gan: Gan, config: Config, samples: Samples, images_seen: int, resolution: int, alpha: float
-) -> None:
-    folder = run / "snapshots"
-    taken = snapshot.Snapshot(gan.drawer_ema, config, samples.vocabulary.to_json(), images_seen, resolution, alpha)
-    snapshot.save(folder / f"images-{images_seen:012d}.safetensors", taken)
-    for old in sorted(folder.glob("images-*.safetensors"))[: -config.snapshot.keep]:
-        old.unlink()
-
-
-def _save_checkpoint(run: Path, gan: Gan, config: Config, samples: Samples, images_seen: int, ranks: Ranks) -> None:
+def _save(folder: RunFolder, gan: Gan, config: Config, samples: Samples, images_seen: int, ranks: Ranks) -> int:
+    """Write a checkpoint; all ranks wait for it. Returns the images seen."""
+    checkpoint.check_finite(gan, images_seen)
     if ranks.is_main:
         state = checkpoint.State(images_seen, samples.manifest.fingerprint, config.model_dump(mode="json"))
-        checkpoint.save(run / "checkpoints", gan, state, config.checkpoint.keep)
+        checkpoint.save(folder.path / "checkpoints", gan, state, config.checkpoint.keep)
     ranks.barrier()
+    return images_seen

@@ -34,16 +34,22 @@ class Report:
     data_wait_share: float
     num_damaged: int
     step_seconds: Spread
+    work_seconds: Spread
     data_wait_seconds: Spread
     memory_gib: Spread
     slowest_rank: int  # by its own work: waiting for the others is not held against a rank
+
+    @property
+    def straggler(self) -> int | None:
+        """The slowest rank, where it works markedly longer than the others."""
+        return self.slowest_rank if self.work_seconds.maximum > 1.2 * self.work_seconds.median else None
 
     def flat(self) -> dict[str, float]:
         """All figures by name."""
         figures = dict(self.means)
         for name in ("images_per_second", "data_wait_share", "num_damaged", "slowest_rank"):
             figures[f"speed/{name}"] = getattr(self, name)
-        for name in ("step_seconds", "data_wait_seconds", "memory_gib"):
+        for name in ("step_seconds", "work_seconds", "data_wait_seconds", "memory_gib"):
             spread = getattr(self, name)
             for part in ("minimum", "median", "maximum"):
                 figures[f"ranks/{name}_{part}"] = getattr(spread, part)
@@ -93,20 +99,20 @@ class Meter:
         means = self.ranks.mean(torch.stack(own)) if own else torch.empty(0)
         seconds = time.perf_counter() - self._started
         steps = max(1, self._steps)
-        figures = [seconds / steps, self._wait / steps, _memory_gib(self.ranks.device), self._work, self.num_damaged]
+        memory = _memory_gib(self.ranks.device)
+        figures = [seconds / steps, self._work / steps, self._wait / steps, memory, self.num_damaged]
         table = self.ranks.gather(torch.tensor(figures, dtype=torch.float64))
-        step, wait, memory = (
-            Spread(float(column.min()), float(column.quantile(0.5)), float(column.max())) for column in table.T[:3]
-        )
+        spreads = [Spread(float(c.min()), float(c.quantile(0.5)), float(c.max())) for c in table.T[:4]]
         report = Report(
             means=dict(zip(names, means.tolist(), strict=True)),
             images_per_second=self._images / seconds,
-            data_wait_share=float((table[:, 1] / table[:, 0]).mean()),
+            data_wait_share=float((table[:, 2] / table[:, 0]).mean()),
             num_damaged=int(table[:, 4].sum()),
-            step_seconds=step,
-            data_wait_seconds=wait,
-            memory_gib=memory,
-            slowest_rank=int(table[:, 3].argmax()),
+            step_seconds=spreads[0],
+            work_seconds=spreads[1],
+            data_wait_seconds=spreads[2],
+            memory_gib=spreads[3],
+            slowest_rank=int(table[:, 1].argmax()),
         )
         self._start()
         return report

@@ -6,7 +6,7 @@ import torch
 
 from t2f_dist.config.schema import Config
 from t2f_dist.models.networks import build
-from t2f_dist.training.growth import Growth, legal_world_sizes, num_micro_batches
+from t2f_dist.training.growth import Growth, legal_world_sizes, num_parts
 
 NOMINAL_WORDS = 1000  # for the word embeddings' size, which is known only with the shards
 
@@ -34,7 +34,7 @@ def table(config: Config, world_size: int) -> str:
             f"{stage.stable_images:>13,}",
             f"{stage.batch_size:>5}",
             f"{growth.num_steps(number):>5,}",
-            f"{num_micro_batches(config, stage.batch_size, world_size):>12}",
+            f"{num_parts(config, stage.batch_size, world_size):>12}",
             f"{sizes['generator']:>9,}",
             f"{sizes['discriminator']:>13,}",
             f"{exchange:>12.2f} MB",

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from t2f_dist.training.growth import Phase
 
-
 LAUNCHER_GONE = 1000  # beside the numbers of signals
 
 
@@ -160,10 +159,13 @@ class Agreement:
         before[0].wait()
         return before[1]
 
-    def close(self) -> None:
-        """Wait for the last question, and give the signals back. All ranks call."""
+    def settle(self) -> None:
+        """Wait for the last question. All ranks call."""
         if self._pending is not None:
             self._pending[0].wait()
             self._pending = None
+
+    def close(self) -> None:
+        """Give the signals back."""
         for number, handler in self._before.items():
             signal.signal(number, handler)

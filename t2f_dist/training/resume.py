@@ -43,7 +43,7 @@ def resume(run: Path, gan: Gan, config: Config, dataset: str, ranks: Ranks) -> i
         return 0
     path = folder / f"images-{images:012d}"
     state = checkpoint.load(path, gan)
-    differing = differences(*(_without_end(values) for values in (state.config, config.model_dump(mode="json"))))
+    differing = differences(_without_end(state.config), _without_end(config.model_dump(mode="json")))
     if differing:
         raise ValueError(
             f"{path} was trained with another configuration: {'; '.join(differing)}."

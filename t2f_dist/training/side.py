@@ -42,12 +42,12 @@ class Side:
         adam = config.optimizer.generator if name == "generator" else config.optimizer.discriminator
         layers: list[nn.Module] = [networks.discriminator]
         if name == "generator":
-            layers = [networks.drawer.conditioning, networks.drawer.generator]
+            layers = [networks.generator.conditioning, networks.generator.synthesis]
         elif networks.contrastive is not None:
             layers.append(networks.contrastive)
         groups = [(layers, adam)]
         if networks.encoder_trained_by == name:
-            groups.append(([networks.drawer.text_encoder], config.optimizer.text_encoder))
+            groups.append(([networks.generator.text_encoder], config.optimizer.text_encoder))
         self.optimizer = torch.optim.Adam(
             [
                 {

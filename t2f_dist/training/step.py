@@ -63,18 +63,18 @@ class _Part:
         self.drawing: _Drawing | None = None
 
     def encode(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        return self.gan.networks.drawer.text_encoder(tokens, lengths)
+        return self.gan.networks.generator.text_encoder(tokens, lengths)
 
     def draw(self, embedding: Tensor) -> _Drawing:
         with self.gan.precision.autocast():
-            fakes, mean, log_variance = self.gan.networks.drawer(
+            fakes, mean, log_variance = self.gan.networks.generator(
                 embedding, self.batch.condition_noise, self.batch.z, self.phase.resolution, self.phase.alpha
             )
         return _Drawing(fakes, at_least_float32(mean), at_least_float32(log_variance))
 
 
 def _discriminator_step(gan: Gan, parts: list[_Part], phase: Phase, images_seen: int, metrics: Metrics) -> None:
-    side, only = gan.discriminator, len(parts) == 1
+    side, only = gan.discriminator_side, len(parts) == 1
     for number, part in enumerate(parts):
         batch = part.batch
         with side.accumulating(last=number == len(parts) - 1):
@@ -84,13 +84,13 @@ def _discriminator_step(gan: Gan, parts: list[_Part], phase: Phase, images_seen:
                 part.embedding = embedding.detach()
             else:
                 with torch.set_grad_enabled(only):
-                    part.embedding = gan.generator.compute(part.encode, batch.tokens, batch.lengths)
+                    part.embedding = gan.generator_side.compute(part.encode, batch.tokens, batch.lengths)
                 embedding = part.embedding.detach()
                 with torch.no_grad():
                     mismatched = part.encode(batch.mismatched_tokens, batch.mismatched_lengths)
             part.mismatched = mismatched.detach()
             with torch.set_grad_enabled(only):
-                part.drawing = gan.generator.compute(part.draw, part.embedding)
+                part.drawing = gan.generator_side.compute(part.draw, part.embedding)
             loss, terms = side.compute(_discriminator_loss, gan, part, embedding, mismatched, images_seen)
             side.backward(loss / len(parts))
         if not only:
@@ -147,7 +147,7 @@ def _discriminator_loss(
         terms["discriminator/penalty"] = _penalty(gan, part, embedding.detach(), reals, fakes)
         lazy = max(1.0, every / phase.batch_size)  # applied once for so many steps
         loss = loss + config.penalty.weight * lazy * terms["discriminator/penalty"]
-        if gan.discriminator.scaler.is_enabled():  # it overflows where the step is skipped
+        if gan.discriminator_side.scaler.is_enabled():  # it overflows where the step is skipped
             terms["discriminator/penalty"] = terms["discriminator/penalty"].nan_to_num(0.0, 0.0, 0.0)
     return loss, {name: term.detach() for name, term in terms.items()}
 
@@ -161,7 +161,7 @@ def _penalty(gan: Gan, part: _Part, embedding: Tensor, reals: Tensor, fakes: Ten
             return at_least_float32(discriminator.logits(features, embedding))
 
     penalty = PENALTIES[gan.config.loss.penalty.kind]
-    return penalty(score, reals, fakes, part.batch.mixing, gan.discriminator.scaler.get_scale())
+    return penalty(score, reals, fakes, part.batch.mixing, gan.discriminator_side.scaler.get_scale())
 
 
 def _contrastive(gan: Gan, features: Tensor, embedding: Tensor, mismatched: Tensor) -> Tensor:
@@ -174,8 +174,8 @@ def _contrastive(gan: Gan, features: Tensor, embedding: Tensor, mismatched: Tens
 
 
 def _generator_step(gan: Gan, parts: list[_Part], phase: Phase, metrics: Metrics) -> None:
-    side, only = gan.generator, len(parts) == 1
-    with gan.discriminator.frozen():
+    side, only = gan.generator_side, len(parts) == 1
+    with gan.discriminator_side.frozen():
         for number, part in enumerate(parts):
             with side.accumulating(last=number == len(parts) - 1):
                 if not only:  # again, now with a graph

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,12 @@ def quiet(portrait_shards, tmp_path_factory):
 
 def status(settings):
     return json.loads((Path(settings.run) / "status.json").read_text())
+
+
+def _left_behind(settings) -> list[str]:
+    """Processes that still have the run's configuration on their command line."""
+    found = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
+    return [line for line in found.splitlines() if str(Path(settings.run).with_suffix(".yaml")) in line]
 
 
 def _mid_fade(settings):
@@ -70,13 +77,17 @@ def test_killed_in_the_middle_of_a_fade_it_ends_bit_identical(quiet, tmp_path, v
     _assert_same_end(settings, quiet)
 
 
-@pytest.mark.parametrize(("number", "whom"), [(signal.SIGTERM, "launcher"), (signal.SIGUSR1, "rank")])
-def test_asked_to_stop_all_ranks_save_and_leave_and_the_next_run_goes_on(quiet, tmp_path, number, whom):
-    settings = quiet.model_copy(update={"run": str(tmp_path / "run")})
+@pytest.mark.parametrize(
+    ("number", "whom", "num_workers"), [(signal.SIGTERM, "launcher", 2), (signal.SIGUSR1, "rank", 0)]
+)
+def test_asked_to_stop_all_ranks_save_and_leave_and_the_next_run_goes_on(quiet, tmp_path, number, whom, num_workers):
+    data = quiet.data.model_copy(update={"num_workers": num_workers})  # the launcher's signal reaches them too
+    settings = quiet.model_copy(update={"run": str(tmp_path / "run"), "data": data})
     with launch(settings) as process:
         wait_for(lambda: _mid_fade(settings), process, "a checkpoint in the fade")
         os.kill(process.pid if whom == "launcher" else ranks_of(process)[1], number)
         assert process.wait(60) != 0
+    assert _left_behind(settings) == []
     stopped = status(settings)
     assert (stopped["outcome"], stopped["reason"]) == ("preempted", f"{number.name} received")
     newest = checkpoint.found(Path(settings.run) / "checkpoints")[0]

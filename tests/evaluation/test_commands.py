@@ -17,7 +17,7 @@ from t2f_dist.models.networks import build
 from t2f_dist.shard.format import Manifest
 from t2f_dist.text.vocabulary import Vocabulary
 from tests.evaluation.test_portraits import SIXTEEN
-from tests.models.drawers import untrained
+from tests.models.untrained import untrained
 from tests.training.small import config
 
 
@@ -113,8 +113,8 @@ def test_a_seed_out_of_range_is_refused(run_folder: Path, tmp_path: Path, seed: 
 def test_evaluate_prints_the_table_and_writes_it_as_json(portrait_shards: Path, tmp_path: Path):
     settings = config("house", portrait_shards, Path("nowhere"), "train.precision=fp32", *SIXTEEN)
     vocabulary = Manifest.load(portrait_shards).read_vocabulary(portrait_shards)
-    drawer = build(settings, len(Vocabulary.from_json(vocabulary))).drawer
-    taken = snapshot.Snapshot(drawer, settings, vocabulary, images_seen=72, resolution=16, alpha=1.0)
+    generator = build(settings, len(Vocabulary.from_json(vocabulary))).generator
+    taken = snapshot.Snapshot(generator, settings, vocabulary, images_seen=72, resolution=16, alpha=1.0)
     snapshot.save(tmp_path / "faces.safetensors", taken)
     arguments = [tmp_path / "faces.safetensors", "--split", "train", "--num", 40]
     result = run("evaluate", *arguments, "--out", tmp_path / "new/table.json")

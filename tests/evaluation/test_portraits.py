@@ -14,7 +14,7 @@ from t2f_dist.portraits.attributes import ATTRIBUTES
 from t2f_dist.shard.build import build as build_shards
 from t2f_dist.shard.format import Manifest
 from t2f_dist.text.vocabulary import Vocabulary
-from tests.models.drawers import untrained
+from tests.models.untrained import untrained
 from tests.shard.raw import Corpus
 from tests.training.small import config
 
@@ -30,8 +30,8 @@ def faces(portrait_shards: Path) -> Snapshot:
     """Untrained, with the vocabulary of the shards."""
     settings = config("house", portrait_shards, Path("nowhere"), "train.precision=fp32", *SIXTEEN)
     vocabulary = Manifest.load(portrait_shards).read_vocabulary(portrait_shards)
-    drawer = build(settings, len(Vocabulary.from_json(vocabulary))).drawer.requires_grad_(False).eval()
-    return Snapshot(drawer, settings, vocabulary, images_seen=0, resolution=16, alpha=1.0)
+    generator = build(settings, len(Vocabulary.from_json(vocabulary))).generator.requires_grad_(False).eval()
+    return Snapshot(generator, settings, vocabulary, images_seen=0, resolution=16, alpha=1.0)
 
 
 def test_real_portraits_agree_and_an_untrained_drawer_is_at_chance(faces: Snapshot, portrait_shards: Path):

@@ -8,7 +8,7 @@ from PIL import Image
 
 from t2f_dist.evaluation.sample import SUFFIXES, Captions, check_suffix, read_captions, sample, save
 from t2f_dist.text.vocabulary import Vocabulary
-from tests.models.drawers import WORDS, untrained
+from tests.models.untrained import WORDS, untrained
 
 TEXTS = ["A woman with red hair.", "a smiling man", "a man with green hair"]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from t2f_dist.models.networks import Drawer, build
+from t2f_dist.models.networks import ConditionalGenerator, build
 from tests.training.small import config
 
 HERE = Path("nowhere")
@@ -49,7 +49,7 @@ def test_the_sides_share_no_layer_and_leave_none_out_at_the_last_fade(recipe: st
     ]
     assert not sides[0] & sides[1]
     assert sides[0] | sides[1] == {id(p) for p in networks.parameters()}
-    encoder = {id(p) for p in networks.drawer.text_encoder.parameters()}
+    encoder = {id(p) for p in networks.generator.text_encoder.parameters()}
     assert encoder <= sides[0 if recipe == "t2f" else 1], "the encoder learns from the side that the recipe names"
 
 
@@ -64,12 +64,12 @@ def test_the_contrastive_head_exists_only_where_its_term_is_on():
 
 def test_a_drawing_is_the_generator_on_the_augmented_embedding():
     settings = config("house", HERE, HERE)
-    drawer: Drawer = build(settings, 9).drawer
+    generator: ConditionalGenerator = build(settings, 9).generator
     random = torch.Generator().manual_seed(0)
     embedding, noise, z = (torch.randn(3, n, generator=random, dtype=torch.float64) for n in (8, 4, 6))
-    images, mean, log_variance = drawer(embedding, noise, z, 8, 0.25)
+    images, mean, log_variance = generator(embedding, noise, z, 8, 0.25)
     condition = mean + noise * log_variance.mul(0.5).exp()
-    torch.testing.assert_close(images, drawer.generator(condition, z, 8, 0.25))
-    silent = copy.deepcopy(drawer)
+    torch.testing.assert_close(images, generator.synthesis(condition, z, 8, 0.25))
+    silent = copy.deepcopy(generator)
     torch.nn.init.zeros_(silent.conditioning.layer.weight)
     assert torch.equal(silent(embedding, noise, z, 8, 1.0)[0], silent(embedding.flip(0), noise, z, 8, 1.0)[0])

@@ -15,10 +15,11 @@ def generator(request):
     return Generator(schema.Generator(z_size=5, channels=CHANNELS, convs_per_block=request.param), 3).double()
 
 
-@pytest.fixture(params=["concat", "projection"])
+@pytest.fixture(params=[("concat", "pool"), ("projection", "stride")], ids=str)
 def discriminator(request):
     torch.manual_seed(0)
-    settings = schema.Discriminator(channels=CHANNELS, head=request.param, head_size=6, stddev_group_size=2)
+    head, halving = request.param
+    settings = schema.Discriminator(channels=CHANNELS, head=head, halving=halving, head_size=6, stddev_group_size=2)
     return Discriminator(settings, 7).double()
 
 

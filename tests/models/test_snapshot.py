@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from t2f_dist.models import snapshot
-from tests.models.drawers import untrained
+from tests.models.untrained import untrained
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKENS = [[2, 3], [4, 5, 6, 7], [8], [1, 9, 2]]
@@ -36,13 +36,13 @@ def test_saved_and_loaded_it_draws_the_same_faces_to_the_bit(recipe: str, precis
     before = untrained(f"train.precision={precision}", recipe=recipe)
     snapshot.save(tmp_path / "new/faces.safetensors", before)
     after = snapshot.load(tmp_path / "new/faces.safetensors")
-    assert replace(after, drawer=before.drawer) == before
+    assert replace(after, generator=before.generator) == before
     drawn = after.draw(TOKENS, range(4), seed=3)
     assert drawn.shape == (4, 3, 8, 8)
     assert drawn.dtype == torch.uint8
     assert torch.equal(drawn, before.draw(TOKENS, range(4), seed=3))
     assert drawn.float().std() > 20, "faces, not one flat colour"
-    assert not any(parameter.requires_grad for parameter in after.drawer.parameters())
+    assert not any(parameter.requires_grad for parameter in after.generator.parameters())
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["faces.safetensors"], "no temporary file is left"
 
 

@@ -32,7 +32,7 @@ def _trained(settings, gan=None, start=0, stop=72):
 
 
 def _same(a, b):
-    left, right = (gan.networks.state_dict() | gan.drawer_ema.state_dict(prefix="ema.") for gan in (a, b))
+    left, right = (gan.networks.state_dict() | gan.generator_ema.state_dict(prefix="ema.") for gan in (a, b))
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
@@ -44,7 +44,7 @@ def test_going_on_from_a_checkpoint_is_going_on(portrait_shards, tmp_path, recip
     half = _trained(settings, stop=72)
     path = checkpoint.save(tmp_path, half, STATE, keep=2)
     other_seed = config(recipe, portrait_shards, tmp_path, "train.precision=bf16", "train.channels_last=true", "seed=9")
-    loaded = Gan(other_seed, half.networks.drawer.text_encoder.words.num_embeddings, torch.device("cpu"), 1)
+    loaded = Gan(other_seed, half.networks.generator.text_encoder.words.num_embeddings, torch.device("cpu"), 1)
     loaded.config = settings
     assert not _same(loaded, half)
     assert checkpoint.load(path, loaded) == STATE
@@ -114,7 +114,7 @@ def test_a_full_disk_leaves_no_half_checkpoint_and_the_older_ones(saved, monkeyp
 def test_networks_of_another_shape_are_refused(saved, portrait_shards, tmp_path):
     folder, _ = saved
     other = Gan(config("house", portrait_shards, tmp_path, "generator.channels=[12,4]"), 60, torch.device("cpu"), 1)
-    with pytest.raises(ValueError, match=r"is of other networks \(drawer_ema\.generator"):
+    with pytest.raises(ValueError, match=r"is of other networks \(generator_ema\.synthesis"):
         checkpoint.load(folder / "images-000000000024", other)
 
 

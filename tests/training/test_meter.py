@@ -68,7 +68,7 @@ def test_every_figure_has_a_name_and_a_number(pair: Pair):
     flat = pair.run(_measure, 0)[0][0].flat()
     assert flat["loss"] == 6.0
     assert all(isinstance(value, (int, float)) for value in flat.values())
-    spreads = {f"ranks/{name}_{part}" for name in ("step_seconds", "data_wait_seconds", "memory_gib")
+    spreads = {f"ranks/{name}_{part}" for name in ("step_seconds", "work_seconds", "data_wait_seconds", "memory_gib")
                for part in ("minimum", "median", "maximum")}  # fmt: skip
     speed = {"speed/images_per_second", "speed/data_wait_share", "speed/num_damaged", "speed/slowest_rank"}
     assert flat.keys() == {"loss", "lazy"} | spreads | speed

@@ -26,8 +26,8 @@ def test_in_bf16_only_convolutions_and_linear_layers_are_half(portrait_shards, t
         return lambda module, inputs, output: kinds.setdefault(name, set()).add(output.dtype)
 
     for name, module in gan.networks.named_modules():
-        if not list(module.children()) or name == "drawer.text_encoder":
-            module.register_forward_hook(note(name)) if name != "drawer.text_encoder.lstm" else None
+        if not list(module.children()) or name == "generator.text_encoder":
+            module.register_forward_hook(note(name)) if name != "generator.text_encoder.lstm" else None
     growth = Growth(settings.stages)
     stream = batches(samples, growth.steps(64), 0, 1, 0)
     metrics = train_step(gan, next(stream), growth.at(64), 64, 1)
@@ -35,7 +35,7 @@ def test_in_bf16_only_convolutions_and_linear_layers_are_half(portrait_shards, t
         expected = torch.float32 if "text_encoder" in name else torch.bfloat16
         assert dtypes == {expected}, name
     assert all(value.dtype == torch.float32 for value in metrics.values())
-    state = [value for side in (gan.generator, gan.discriminator) for entry in side.optimizer.state.values()
+    state = [value for side in (gan.generator_side, gan.discriminator_side) for entry in side.optimizer.state.values()
              for value in entry.values()]  # fmt: skip
-    for tensor in [*gan.networks.parameters(), *gan.drawer_ema.parameters(), *state]:
+    for tensor in [*gan.networks.parameters(), *gan.generator_ema.parameters(), *state]:
         assert tensor.dtype == torch.float32

@@ -26,7 +26,7 @@ def _train(rank, world_size, recipe, shards, num_parts, *overrides):
 
         return noted
 
-    for side in (gan.generator, gan.discriminator):
+    for side in (gan.generator_side, gan.discriminator_side):
         side.step = noting(side.step, side)
     history = []
     stream = batches(samples, growth.steps(0), rank, world_size, 0)
@@ -37,7 +37,7 @@ def _train(rank, world_size, recipe, shards, num_parts, *overrides):
     gan.release()
     samples.close()
     weights = {name: tensor.detach().clone() for name, tensor in gan.networks.state_dict().items()}
-    average = {name: tensor.clone() for name, tensor in gan.drawer_ema.state_dict().items()}
+    average = {name: tensor.clone() for name, tensor in gan.generator_ema.state_dict().items()}
     return weights, average, history, gradients
 
 
@@ -93,7 +93,7 @@ def test_everything_learns_and_the_terms_are_those_of_the_recipe(portrait_shards
         after, _, history, _ = _train(0, 1, recipe, portrait_shards, 1)
         assert terms | {"discriminator/mismatched", "generator/kl"} <= history[0].keys()
         initial = before.networks.state_dict()
-        still = [n for n in after if n != "drawer.text_encoder.words.weight" and torch.equal(after[n], initial[n])]
+        still = [n for n in after if n != "generator.text_encoder.words.weight" and torch.equal(after[n], initial[n])]
         assert not still, f"{recipe}: untrained {still}"
         penalties = [number for number, step in enumerate(history) if "discriminator/penalty" in step]
         assert penalties == (list(range(1, 16, 2)) if recipe == "house" else list(range(16)))

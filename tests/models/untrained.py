@@ -14,5 +14,5 @@ def untrained(*overrides: str, recipe: str = "house", words: tuple[str, ...] = W
     """8 x 8 pixels, half faded in; float64 unless overridden; it names shards that do not exist."""
     settings = config(recipe, Path("no/such/shards"), Path("no/such/run"), *overrides)
     vocabulary = Vocabulary(words)
-    drawer = build(settings, len(vocabulary)).drawer.requires_grad_(False).eval()
-    return Snapshot(drawer, settings, vocabulary.to_json(), images_seen=72, resolution=8, alpha=0.5)
+    generator = build(settings, len(vocabulary)).generator.requires_grad_(False).eval()
+    return Snapshot(generator, settings, vocabulary.to_json(), images_seen=72, resolution=8, alpha=0.5)

@@ -1,0 +1,83 @@
+"""The folder of a run: who holds it, and what is written into it besides checkpoints and logs."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import IO
+
+from t2f_dist.config.load import dump
+from t2f_dist.config.schema import Config
+from t2f_dist.data.batch import Damage
+from t2f_dist.models import snapshot
+from t2f_dist.training import status
+from t2f_dist.training.gan import Gan
+from t2f_dist.training.growth import Phase
+from t2f_dist.training.ranks import Ranks
+
+
+class RunFolder:
+    """Held by one launch at a time, until its main rank ends, also by a kill: two runs in one folder would mix.
+
+    All ranks construct it together. Raises ValueError, on all of them, where another launch holds it.
+    """
+
+    def __init__(self, config: Config, ranks: Ranks):
+        self.path = Path(config.run)
+        self.config = config
+        self._lock: IO[str] | None = _locked(self.path) if ranks.is_main else None
+        if self._lock:
+            status.write(self.path, "running", "starting", total_images=config.total_images)
+            _replace(self.path / "config.yaml", dump(config))
+        if not ranks.broadcast(int(self._lock is not None)):
+            raise ValueError(
+                f"{self.path} is in use by another run: wait for it, or name another folder with --run (if you meant"
+                " several ranks, they do not see each other: start them with accelerate launch --config_file"
+                " launch/....yaml)"
+            )
+
+    def fail(self, error: BaseException) -> None:
+        """Write down why the run ends, unless another rank was first: it knows the cause, this one maybe the effect."""
+        text = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
+        if status.read(self.path).get("outcome") == "running":
+            status.write(self.path, "failed", " ".join(text.split()))
+
+    def release(self) -> None:
+        if self._lock:
+            self._lock.close()
+
+    def record_damage(self, damage: tuple[Damage, ...], rank: int) -> None:
+        """A line a damaged sample, in a file a rank."""
+        with open(self.path / f"damaged-{rank}.jsonl", "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(item._asdict()) + "\n" for item in damage)
+
+    def save_snapshot(self, gan: Gan, vocabulary: str, images_seen: int, phase: Phase) -> None:
+        """Write the moving average as it stands, and delete older snapshots than are kept."""
+        taken = snapshot.Snapshot(
+            gan.generator_ema, self.config, vocabulary, images_seen, phase.resolution, phase.alpha
+        )
+        folder = self.path / "snapshots"
+        snapshot.save(folder / f"images-{images_seen:012d}.safetensors", taken)
+        for old in sorted(folder.glob("images-*.safetensors"))[: -self.config.snapshot.keep]:
+            old.unlink()
+
+
+def _locked(path: Path) -> IO[str] | None:
+    """The open lock file, or None where another process holds it."""
+    path.mkdir(parents=True, exist_ok=True)
+    file = open(path / ".lock", "a")  # noqa: SIM115 - held for the whole run
+    try:
+        # A record lock: unlike flock's, it is not inherited by loader processes, which may outlive a killed rank.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return None
+    return file
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
