@@ -57,10 +57,10 @@ demo: install  ## draw a corpus, shard it, train two ranks on the CPU, sample, m
 	@[ -f $(DEMO)/shards/manifest.json ] || \
 	    $(BIN)/t2f-dist shard shards/recipes/portraits.yaml --faces $(DEMO)/corpus/faces \
 	        --captions $(DEMO)/corpus/captions.jsonl --speech $(DEMO)/corpus/speech.csv --out $(DEMO)/shards
-	$(BIN)/accelerate launch --config_file launch/cpu.yaml -m t2f_dist.train --config configs/demo.yaml --run $(DEMO)/run
-	$(BIN)/t2f-dist sample $(DEMO)/run --out $(DEMO)/samples.png
-	$(BIN)/t2f-dist evaluate $(DEMO)/run --shards $(DEMO)/shards
-	@echo "faces for captions never seen in training: $(DEMO)/samples.png"
+	$(BIN)/accelerate launch --config_file launch/cpu.yaml -m t2f_dist.train --config configs/demo.yaml
+	@$(BIN)/t2f-dist evaluate $(DEMO)/run --out $(DEMO)/agreement.json
+	@$(BIN)/t2f-dist sample $(DEMO)/run --captions configs/demo_captions.txt --out $(DEMO)/faces.png
+	@echo "faces for captions of its own: $(DEMO)/faces.png; over time: $(DEMO)/run/grids/"
 
 clean:  ## remove caches and the demo; .venv and other runs stay
 	rm -rf $(DEMO) .pytest_cache .ruff_cache .hypothesis

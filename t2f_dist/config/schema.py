@@ -7,7 +7,7 @@ to the discriminator.
 
 from __future__ import annotations
 
-import itertools
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
@@ -87,7 +87,7 @@ class Contrastive(Section):
     size: PositiveInt = 64
     temperature: PositiveFloat = 0.1
     group_size: PositiveInt = 16
-    hard_negative: bool = True  # each image also meets its own mismatched caption
+    hard_negatives: bool = True  # each image also meets the mismatched captions of its group
 
     @property
     def used(self) -> bool:
@@ -116,7 +116,10 @@ class Optimizer(Section):
 
 
 class Stage(Section):
-    """One resolution: faded in over `fade_images`, then held for `stable_images`."""
+    """One resolution: faded in over `fade_images`, then held for `stable_images`.
+
+    A further stage of the same resolution changes the batch size or the learning rates.
+    """
 
     resolution: Literal[4, 8, 16, 32, 64, 128, 256, 512, 1024]
     fade_images: NonNegativeInt = 0
@@ -195,11 +198,14 @@ class Config(Section):
     def _stages_grow(cls, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
         if not stages:
             raise ValueError("at least one stage is needed")
-        for before, after in itertools.pairwise(stages):
-            if after.resolution != 2 * before.resolution:
+        for before, after in pairwise(stages):
+            if after.resolution not in (before.resolution, 2 * before.resolution):
                 raise ValueError(
-                    f"resolutions must double from stage to stage; {after.resolution} follows {before.resolution}"
+                    f"the resolution doubles from stage to stage, or stays; {after.resolution} follows"
+                    f" {before.resolution}"
                 )
+            if after.resolution == before.resolution and after.fade_images:
+                raise ValueError(f"a second stage of resolution {after.resolution} has nothing to fade in")
         if stages[0].fade_images:
             raise ValueError("the first stage has nothing to fade from: set its fade_images to 0")
         for stage in stages:

@@ -21,7 +21,7 @@ def contrastive(
     """Symmetric InfoNCE between matching rows, within groups of `group_size` (1807.03748, equation 4; 2101.04702).
 
     images [N, S] and captions [N, S] are unit vectors; N is a multiple of `group_size`. Each image picks its caption
-    among those of its group and, where `negatives` [N, S] is given, one more that is its own mismatch; each caption
+    among those of its group and, where `negatives` [N, S] is given, the group's mismatched captions too; each caption
     picks its image among the group's. Groups are consecutive positions of the stream: however a global batch is
     shared out, the rivals are the same.
     """
@@ -32,8 +32,8 @@ def contrastive(
     target = torch.arange(group_size, device=images.device).expand(similarity.shape[0], -1)
     by_image = similarity
     if negatives is not None:
-        own = (images * negatives).sum(dim=1).view(-1, group_size, 1) / temperature
-        by_image = torch.cat([similarity, own], dim=2)
+        mismatch = grouped_images @ negatives.view(-1, group_size, size).transpose(1, 2) / temperature
+        by_image = torch.cat([similarity, mismatch], dim=2)
     image_to_caption = F.cross_entropy(by_image.flatten(0, 1), target.flatten())
     caption_to_image = F.cross_entropy(similarity.transpose(1, 2).flatten(0, 1), target.flatten())
     return 0.5 * (image_to_caption + caption_to_image)

@@ -169,7 +169,7 @@ def _contrastive(gan: Gan, features: Tensor, embedding: Tensor, mismatched: Tens
     assert head is not None
     with gan.precision.autocast():
         images, captions = head.images(features), head.captions(embedding)
-        negatives = head.captions(mismatched) if config.hard_negative else None
+        negatives = head.captions(mismatched) if config.hard_negatives else None
     return contrastive(images, captions, config.temperature, config.group_size, negatives)
 
 

@@ -65,6 +65,7 @@ def test_a_typing_error_names_the_key_and_the_near_one():
     ("assignment", "message"),
     [
         ("stages.1.resolution=16", "16 follows 4"),
+        ("stages.1.resolution=4", "nothing to fade in"),
         ("stages.0.fade_images=8", "nothing to fade from"),
         ("generator.channels=[8]", "generator.channels has 1 entries"),
         ("stages.0.batch_size=6", "multiple of 4"),

@@ -37,7 +37,7 @@ def test_without_information_it_is_the_logarithm_of_the_rivals():
     same = torch.ones(8, 1, dtype=torch.float64)
     assert math.isclose(contrastive(same, same, 1.0, 4), math.log(4), rel_tol=1e-12)
     with_negative = contrastive(same, same, 1.0, 4, negatives=same)
-    assert math.isclose(with_negative, 0.5 * (math.log(5) + math.log(4)), rel_tol=1e-12)
+    assert math.isclose(with_negative, 0.5 * (math.log(8) + math.log(4)), rel_tol=1e-12)
 
 
 def test_groups_do_not_see_each_other_so_shares_average_to_the_whole():

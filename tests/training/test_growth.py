@@ -13,6 +13,7 @@ STAGES = (
     Stage(resolution=8, fade_images=60, stable_images=45, batch_size=8),
     Stage(resolution=16, fade_images=0, stable_images=7, batch_size=8),
     Stage(resolution=32, fade_images=1, stable_images=30, batch_size=4),
+    Stage(resolution=32, stable_images=20, batch_size=8, learning_rate_factor=0.5),
 )
 
 
@@ -39,7 +40,7 @@ def test_steps_from_anywhere_on_the_way_are_the_rest_of_all_steps(number):
 def test_the_counted_steps_are_those_taken():
     growth = Growth(STAGES)
     taken = [growth.at(start).stage for start, _, _ in growth.steps(0)]
-    assert [growth.num_steps(stage) for stage in range(4)] == [taken.count(stage) for stage in range(4)]
+    assert [growth.num_steps(stage) for stage in range(5)] == [taken.count(stage) for stage in range(5)]
 
 
 @given(st.integers(1, 500), st.lists(st.integers(1, 64), min_size=1, max_size=40))
