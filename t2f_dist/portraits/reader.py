@@ -4,14 +4,13 @@ pretrained network.
 A small convolutional network, trained on drawn portraits only (reader_training.py), its weights shipped beside this
 file. It is an instrument of evaluation and is never used in training. To make the weights again:
 
-    python -m t2f_dist.portraits.reader --seed 0 --out reader.safetensors
+    python -m t2f_dist.portraits.reader_training --seed 0 --out reader.safetensors
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import click
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
@@ -80,7 +79,7 @@ class Reader:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(
-                f"no reader at {path}: make one with `python -m t2f_dist.portraits.reader --out {path}`"
+                f"no reader at {path}: make one with `python -m t2f_dist.portraits.reader_training --out {path}`"
             )
         network = Network()
         try:
@@ -120,28 +119,3 @@ def labels(logits: Tensor) -> dict[str, Tensor]:
     bald = read["hair_style"] == ATTRIBUTES["hair_style"].index("bald")
     read["hair_colour"] = read["hair_colour"].masked_fill(bald, ABSENT)
     return read
-
-
-@click.command()
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Weights to write.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the portraits, the weights and the noise.")
-@click.option("--num", default=24000, show_default=True, help="Portraits to draw; a fifth of them at 64 pixels.")
-@click.option("--epochs", default=20, show_default=True, help="Passes over them.")
-def main(out: Path, seed: int, num: int, epochs: int) -> None:
-    """Train the reader of attributes on drawn portraits: four minutes on one thread, and on one machine the same
-    bytes for the same seed.
-
-    A tenth of the combinations of attributes is never trained on, and the accuracy that is printed is measured on
-    those. Needs nothing but this package: no network, no GPU, no data.
-    """
-    from t2f_dist.portraits.reader_training import accuracy, train
-
-    torch.set_num_threads(1)
-    train(seed, num, epochs).save(out)
-    for resolution in (32, 64):
-        right = accuracy(Reader.load(out), seed + 1, 2000, resolution)
-        print(f"held out, {resolution} px: " + " ".join(f"{name} {share:.4f}" for name, share in right.items()))
-
-
-if __name__ == "__main__":
-    main()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+from pathlib import Path
 
+import click
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -135,3 +137,26 @@ def _quantised(images: Tensor, step: float) -> Tensor:
     coarse = step * (0.3 + (order[None] + order[:, None]) / 7)
     blocks = basis.T @ ((basis @ blocks @ basis.T / coarse).round() * coarse) @ basis
     return blocks.permute(0, 1, 2, 4, 3, 5).reshape(images.shape)
+
+
+@click.command()
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Weights to write.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the portraits, the weights and the noise.")
+@click.option("--num", default=24000, show_default=True, help="Portraits to draw; a fifth of them at 64 pixels.")
+@click.option("--epochs", default=20, show_default=True, help="Passes over them.")
+def main(out: Path, seed: int, num: int, epochs: int) -> None:
+    """Train the reader of attributes on drawn portraits: four minutes on one thread, and on one machine the same
+    bytes for the same seed.
+
+    A tenth of the combinations of attributes is never trained on, and the accuracy that is printed is measured on
+    those. Needs nothing but this package: no network, no GPU, no data.
+    """
+    torch.set_num_threads(1)
+    train(seed, num, epochs).save(out)
+    for resolution in (32, 64):
+        right = accuracy(Reader.load(out), seed + 1, 2000, resolution)
+        print(f"held out, {resolution} px: " + " ".join(f"{name} {share:.4f}" for name, share in right.items()))
+
+
+if __name__ == "__main__":
+    main()

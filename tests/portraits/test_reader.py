@@ -3,8 +3,8 @@ import torch
 from click.testing import CliRunner
 
 from t2f_dist.portraits.attributes import ABSENT, ATTRIBUTES, portrait
-from t2f_dist.portraits.reader import WEIGHTS, Network, Reader, main
-from t2f_dist.portraits.reader_training import accuracy, disturbed, drawn, held_out, targets, train
+from t2f_dist.portraits.reader import WEIGHTS, Network, Reader
+from t2f_dist.portraits.reader_training import accuracy, disturbed, drawn, held_out, main, targets, train
 
 
 @pytest.fixture(scope="module")
