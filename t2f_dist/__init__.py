@@ -1,3 +1,3 @@
-"""t2f-dist: distributed training of progressive GANs that draw a face from a caption, a voice, or both."""
+"""t2f-dist: distributed training of progressive GANs that draw a face from what is said."""
 
 __version__ = "0.1.0"

@@ -245,7 +245,10 @@ def evaluate(snapshot: Path, shards: Path | None, split: str, num: int, seed: in
     from t2f_dist.models.snapshot import load
 
     loaded = load(snapshot)
-    found = agreement(loaded, shards or Path(loaded.config.data.shards), split, num, seed)
+    where = shards or Path(loaded.config.data.shards)
+    found = agreement(loaded, where, split, num, seed)
+    seen = "which training sees" if split == "train" else "no combination of which stands in its training split"
+    click.echo(f"{found.num_captions} captions of the {split} split of {where}, {seen}")
     click.echo(found.format())
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)

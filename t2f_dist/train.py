@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 import click
 
@@ -35,15 +36,23 @@ def main(path: str, overrides: tuple[str, ...], folder: str | None, dry_run: boo
       accelerate launch --config_file launch/cpu.yaml -m t2f_dist.train --config configs/demo.yaml
     See launch/README.md for one GPU, one node and several nodes.
     """
+    config: Config | None = None
+    started = time.strftime("%FT%TZ", time.gmtime())
+    main_rank = os.environ.get("RANK", "0") == "0"  # the others would only repeat what it says before the launch
     try:
         overrides += (f"run={folder}",) if folder else ()
         config = resolve(Config, read_yaml(path), overrides, source=path)
         if dry_run:
-            click.echo(_describe(config))
+            description = _describe(config)
+            if main_rank:
+                click.echo(description)
             return
         finished = _train(config)
     except (ValueError, OSError) as error:
-        click.echo(f"error: {error}", err=True)
+        if config is not None or main_rank:
+            click.echo(f"error: {error}", err=True)
+        if config is not None and main_rank and not dry_run:
+            _note_failure(config, error, started)
         sys.exit(EXIT_FAILED)
     except RuntimeError as error:
         if not _lost_the_others(error):
@@ -63,6 +72,13 @@ def _train(config: Config) -> bool:
     finished = train(config, ranks)
     ranks.leave()
     return finished
+
+
+def _note_failure(config: Config, error: Exception, started: str) -> None:
+    """Put a failure that came before the run's folder was held into its status: an older outcome must not stand."""
+    from t2f_dist.training.run_folder import note_failure
+
+    note_failure(config, error, started)
 
 
 def _lost_the_others(error: RuntimeError) -> bool:

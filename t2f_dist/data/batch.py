@@ -81,6 +81,7 @@ class Batch:
 
 
 def collate(items: Sequence[Item]) -> Batch:
+    """N items of one resolution, in the order of their positions -> a batch of N, on the CPU."""
     tokens, lengths = _pad([item.tokens for item in items])
     mismatched_tokens, mismatched_lengths = _pad([item.mismatched_tokens for item in items])
     images = torch.from_numpy(np.stack([item.image for item in items]))

@@ -123,9 +123,8 @@ class Samples(Dataset[Item]):
 
     def _encode(self, place: Place, content: bytes) -> list[Caption]:
         """A sample's captions as word numbers, kept at hand; a sample without any is one unknown word."""
-        captions = [
-            self.vocabulary.encode(text, self.max_words) or [UNKNOWN] for text in shard_format.captions(content)
-        ]
+        texts = shard_format.captions(content) or [""]
+        captions = [self.vocabulary.encode(text, self.max_words) or [UNKNOWN] for text in texts]
         if len(self._captions) >= MAX_CACHED_CAPTIONS:
             self._captions.clear()
         self._captions[place] = [(tokens, _word_set(tokens)) for tokens in captions]

@@ -85,8 +85,9 @@ def batches(
     )
     try:
         yield from loader
-    except ValueError as error:  # from a process it comes with its traceback: the last line says it
-        raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from None
+    except (ValueError, OSError) as error:  # from a process it comes with its traceback: the last line says it
+        *_, line = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(line.removeprefix("ValueError: ")) from None
 
 
 def _leave_signals_to_the_rank(worker: int) -> None:

@@ -104,7 +104,7 @@ class DiscriminatorBlock(nn.Module):
         self.convs = nn.ModuleList(EqualizedConv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
         self.pool = halving == "pool"
         if not self.pool:
-            self.convs[-1] = EqualizedConv2d(*widths[-2:], 4, stride=2, padding=1)
+            self.convs[-1] = EqualizedConv2d(widths[-2], widths[-1], 4, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         for conv in self.convs:

@@ -5,6 +5,7 @@ It is a safetensors file whose header carries the rest as text: no code is run b
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -64,6 +65,8 @@ def draw(
         noise: N numbers; faces of the same (seed, number) get the same noise, whatever they are drawn with.
         resolution: in pixels.
         alpha: how far the newest block is faded in, 0 to 1.
+        seed: of the noise, 0 or more.
+        batch_size: faces drawn at a time; it changes the speed and the memory, nothing else.
     """
     first = next(generator.parameters())
     images = []
@@ -98,6 +101,7 @@ def save(path: Path, snapshot: Snapshot) -> None:
         "alpha": repr(snapshot.alpha),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in snapshot.generator.state_dict().items()}
+    header["sha256"] = _digest(tensors)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     with open(temporary, "wb") as file:
@@ -105,6 +109,15 @@ def save(path: Path, snapshot: Snapshot) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """sha256 over names and bytes, in the order of names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def newest(run: Path) -> Path:
@@ -133,6 +146,8 @@ def load(path: str | Path) -> Snapshot:
         raise ValueError(f"{path} is not a safetensors file, or is cut short ({error})") from None
     if header.get("format") != FORMAT or header.get("version") != str(VERSION):
         raise ValueError(f"{path} is not a {FORMAT} of version {VERSION}")
+    if header.get("sha256") != _digest(tensors):
+        raise ValueError(f"{path} is damaged: its weights do not match their checksum")
     try:
         described = dict(json.loads(header["config"]))
         vocabulary, images_seen = header["vocabulary"], int(header["images_seen"])

@@ -32,6 +32,10 @@ VERSION = 1
 NAME = re.compile(r"images-(\d{12})")
 
 
+class DamagedCheckpoint(ValueError):
+    """A file of a checkpoint is missing, or not what was written."""
+
+
 @dataclass(frozen=True)
 class State:
     """What is no tensor."""
@@ -100,15 +104,20 @@ def newest_valid(folder: Path, warn: Callable[[str], None]) -> Path | None:
     """The newest checkpoint whose files are what was written. One rank calls.
 
     Newer ones that are not are renamed to `damaged-...`, so that they do not count as kept; `warn` gets a line of each.
+    None where there never was one. Raises ValueError where all are damaged, or the newest is of another version, and
+    OSError where it cannot be read: a run must not begin again in silence.
     """
-    for path in found(folder):
+    candidates = found(folder)
+    for path in candidates:
         try:
             _read_state(path)
             return path
-        except ValueError as error:
+        except DamagedCheckpoint as error:
             aside = path.with_name(f"damaged-{path.name}-{os.getpid()}")
             os.rename(path, aside)
             warn(f"checkpoint {path} is damaged and skipped, kept as {aside.name}: {error}")
+    if candidates:
+        raise ValueError(f"all {len(candidates)} checkpoints in {folder} are damaged: name another folder with --run")
     return None
 
 
@@ -119,7 +128,7 @@ def load(path: Path, gan: Gan) -> State:
     """
     try:
         body = _read_state(path)
-    except ValueError as error:
+    except DamagedCheckpoint as error:
         raise ValueError(f"checkpoint {path} is damaged: {error}") from None
     _fill(_networks(gan), safetensors.torch.load_file(path / "networks.safetensors"), path)
     stored = safetensors.torch.load_file(path / "optimizers.safetensors")
@@ -130,24 +139,27 @@ def load(path: Path, gan: Gan) -> State:
 
 
 def _read_state(path: Path) -> dict[str, Any]:
-    """state.json, checked with all files that it names. Raises ValueError."""
+    """state.json, checked with all files that it names. Raises DamagedCheckpoint, or ValueError for another version."""
     try:
         body = json.loads((path / "state.json").read_bytes())
         checksum = body.pop("checksum")
         kind = (body["format"], body["version"])
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise ValueError(f"state.json is missing or unreadable ({type(error).__name__})") from None
+    except (FileNotFoundError, ValueError, KeyError, AttributeError) as error:
+        raise DamagedCheckpoint(f"state.json is missing or unreadable ({type(error).__name__})") from None
     if checksum != _checksum(body):
-        raise ValueError("state.json does not match its checksum")
+        raise DamagedCheckpoint("state.json does not match its checksum")
     if kind != (FORMAT, VERSION):
-        raise ValueError(f"format {kind} is not {(FORMAT, VERSION)}")
+        raise ValueError(
+            f"checkpoint {path} is of format {kind[0]} version {kind[1]}, and this t2f-dist reads {FORMAT} version"
+            f" {VERSION}: go on with the t2f-dist that wrote it, or name another folder with --run"
+        )
     for name, sha256 in body["files"].items():
         try:
             with open(path / name, "rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                    raise ValueError(f"{name} does not match its checksum")
-        except OSError as error:
-            raise ValueError(f"{name}: {error.strerror}") from None
+                    raise DamagedCheckpoint(f"{name} does not match its checksum")
+        except FileNotFoundError:
+            raise DamagedCheckpoint(f"{name} is missing") from None
     return body
 
 

@@ -86,17 +86,31 @@ class Log:
 
 
 def _start_wandb(run: Path, config: Config) -> Any:
+    """The run in wandb, or None where it is disabled. In `auto`, WANDB_MODE decides, then whether there is a key.
+
+    Raises ValueError where `online` is asked for and wandb refuses; `auto` then goes offline, and says so.
+    """
     mode = config.wandb.mode
     if mode == "auto":
-        mode = "online" if wandb.login(prompt=False) else "offline"
-        if mode == "offline":
-            click.echo(
-                "wandb: no key found, so this run is logged offline (wandb login, or WANDB_API_KEY, changes that)"
-            )
+        mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "")
+        if not mode:
+            mode = "offline"
+            click.echo("wandb: no key found, so this run is logged offline (wandb login, or WANDB_API_KEY, changes it)")
     if mode == "disabled":
         return None
+    try:
+        return _init_wandb(run, config, mode)
+    except wandb.Error as error:
+        reason = " ".join(str(error).split())
+        if config.wandb.mode != "auto" or mode == "offline":
+            raise ValueError(f"wandb {mode}: {reason}; --set wandb.mode=offline logs without it") from None
+        click.echo(f"wandb: {reason}; so this run is logged offline")
+        return _init_wandb(run, config, "offline")
+
+
+def _init_wandb(run: Path, config: Config, mode: str) -> Any:
     run_id = status.read(run).get("wandb_id") or secrets.token_hex(4)
-    status.write(run, "running", "started", wandb_id=run_id)
+    status.write(run, "running", "starting", wandb_id=run_id)
     started = wandb.init(
         project=config.wandb.project,
         entity=config.wandb.entity,
@@ -104,7 +118,7 @@ def _start_wandb(run: Path, config: Config) -> Any:
         tags=list(config.wandb.tags),
         id=run_id,
         resume="allow" if mode == "online" else None,  # offline, wandb cannot resume; the same id joins the parts
-        mode=mode,
+        mode=mode,  # pyright: ignore[reportArgumentType]
         dir=run,
         config=config.model_dump(mode="json"),
         settings=wandb.Settings(finish_timeout=120, silent=True, console="off"),

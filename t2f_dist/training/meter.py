@@ -37,7 +37,9 @@ class Report:
     work_seconds: Spread
     data_wait_seconds: Spread
     memory_gib: Spread
-    slowest_rank: int  # by its own work: waiting for the others is not held against a rank
+    # By its own work: waiting for the others is not held against a rank. Work is the CPU time of the training thread,
+    # so that on GPUs it is the launching of kernels, and a throttled GPU is not seen.
+    slowest_rank: int
 
     @property
     def straggler(self) -> int | None:

@@ -64,6 +64,21 @@ class RunFolder:
             old.unlink()
 
 
+def note_failure(config: Config, error: Exception, started: str) -> None:
+    """Write down a failure of a launch that began at `started` (as status.json writes times), if nobody has yet.
+
+    Nothing is written where another run holds the folder, or where there is none.
+    """
+    path = Path(config.run)
+    known = status.read(path)
+    if not path.is_dir() or (known.get("outcome") == "failed" and known.get("updated", "") >= started):
+        return
+    lock = _locked(path)
+    if lock:
+        status.write(path, "failed", " ".join(str(error).split()))
+        lock.close()
+
+
 def _locked(path: Path) -> IO[str] | None:
     """The open lock file, or None where another process holds it."""
     path.mkdir(parents=True, exist_ok=True)

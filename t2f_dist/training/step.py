@@ -33,7 +33,7 @@ def train_step(gan: Gan, batch: Batch, phase: Phase, images_seen: int, num_parts
 
     All ranks call it with their shares of the same global batch.
     """
-    gan.enter(phase)
+    gan.enter(phase)  # the loop has, before it counts the time of the step; then this does nothing
     batch = batch.to(gan.device, gan.precision.weights)
     parts = [_Part(gan, part, phase) for part in batch.split(num_parts)]
     metrics: Metrics = {}

@@ -172,3 +172,10 @@ def test_one_identity_alone_cannot_be_mismatched(portrait_shards):
 def test_what_is_no_image_is_damage(content):
     with pytest.raises(shard_format.DamagedSample, match="image"):
         decode(content, 4)
+
+
+def test_faces_without_captions_are_one_unknown_word(portrait_shards, monkeypatch):
+    monkeypatch.setattr(shard_format, "captions", lambda content: [])
+    samples = _samples(portrait_shards)
+    item = samples[3, 4]
+    assert item.tokens == item.mismatched_tokens == [1]

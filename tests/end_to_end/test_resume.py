@@ -62,7 +62,7 @@ def _assert_same_end(settings, quiet):
     assert [lines[0][-1][key] for key in keys] == [lines[1][-1][key] for key in keys]
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_killed_in_the_middle_of_a_fade_it_ends_bit_identical(quiet, tmp_path, victim):
     settings = quiet.model_copy(update={"run": str(tmp_path / "run")})
     with launch(settings) as process:
@@ -78,7 +78,8 @@ def test_killed_in_the_middle_of_a_fade_it_ends_bit_identical(quiet, tmp_path, v
 
 
 @pytest.mark.parametrize(
-    ("number", "whom", "num_workers"), [(signal.SIGTERM, "launcher", 2), (signal.SIGUSR1, "rank", 0)]
+    ("number", "whom", "num_workers"),
+    [(signal.SIGTERM, "launcher", 2), pytest.param(signal.SIGUSR1, "rank", 0, marks=pytest.mark.slow)],
 )
 def test_asked_to_stop_all_ranks_save_and_leave_and_the_next_run_goes_on(quiet, tmp_path, number, whom, num_workers):
     data = quiet.data.model_copy(update={"num_workers": num_workers})  # the launcher's signal reaches them too

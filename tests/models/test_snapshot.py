@@ -141,7 +141,10 @@ def test_a_flipped_header_is_refused_or_changes_nothing(saved: Path):
 
 def _edit(path: Path, tensors: dict[str, torch.Tensor] | None = None, **header: str) -> None:
     old_tensors, old_header = contents(path)
-    path.write_bytes(safetensors.torch.save(old_tensors | (tensors or {}), metadata=old_header | header))
+    changed = old_tensors | (tensors or {})
+    if tensors is not None:
+        header["sha256"] = snapshot._digest(changed)
+    path.write_bytes(safetensors.torch.save(changed, metadata=old_header | header))
 
 
 def _config(path: Path, **changes: object) -> str:
@@ -180,6 +183,14 @@ def test_a_header_that_makes_no_sense_is_refused(saved: Path, header: dict[str, 
 def test_a_configuration_with_unknown_keys_is_refused(saved: Path):
     _edit(saved, config=_config(saved, hook="os.system"))
     with pytest.raises(ValueError, match=r"the configuration in .*: unknown key hook"):
+        snapshot.load(saved)
+
+
+def test_a_flipped_bit_of_a_weight_is_found(saved: Path):
+    content = bytearray(saved.read_bytes())
+    content[-5] ^= 1
+    saved.write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged: its weights do not match their checksum"):
         snapshot.load(saved)
 
 

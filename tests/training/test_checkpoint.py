@@ -91,6 +91,24 @@ def test_a_damaged_one_is_skipped_with_a_warning(saved, name, damage):
         checkpoint.load(aside, gan)
 
 
+def test_with_all_damaged_a_run_does_not_begin_again_in_silence(saved):
+    folder, _ = saved
+    for path in checkpoint.found(folder):
+        (path / "state.json").write_text("{}")
+    warnings: list[str] = []
+    with pytest.raises(ValueError, match=r"all 3 checkpoints in .* are damaged: name another folder"):
+        checkpoint.newest_valid(folder, warnings.append)
+    assert len(warnings) == 3
+
+
+def test_one_of_another_version_is_refused_not_set_aside(saved, monkeypatch):
+    folder, _ = saved
+    monkeypatch.setattr(checkpoint, "VERSION", 2)
+    with pytest.raises(ValueError, match=r"version 1, and this t2f-dist reads t2f-dist-checkpoint version 2"):
+        checkpoint.newest_valid(folder, pytest.fail)
+    assert len(checkpoint.found(folder)) == 3
+
+
 def test_with_none_left_there_is_none(saved):
     folder, _ = saved
     for path in checkpoint.found(folder):
