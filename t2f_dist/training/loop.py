@@ -33,6 +33,7 @@ def train(config: Config, ranks: Ranks) -> bool:
     ranks.check_same(dump(config), "configurations")
     folder = RunFolder(config, ranks)
     agreement = Agreement(ranks)
+    others = set(multiprocessing.active_children())  # of whoever called
     try:
         finished = _train(config, ranks, folder, agreement)
         agreement.settle()
@@ -41,8 +42,8 @@ def train(config: Config, ranks: Ranks) -> bool:
         raise
     finally:
         agreement.close()
-        for child in multiprocessing.active_children():  # a loader process that hangs must not outlive its rank
-            child.kill()
+        for child in set(multiprocessing.active_children()) - others:
+            child.kill()  # a loader process that hangs must not outlive its rank
         folder.release()
     return finished
 

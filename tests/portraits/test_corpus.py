@@ -1,9 +1,11 @@
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -89,8 +91,11 @@ def test_an_interrupted_corpus_leaves_nothing_and_keeps_the_old(tmp_path):
     write_corpus(out, 10, 16, progress=False)
     before = contents(out)
     call = f"write_corpus({str(out)!r}, 100000, 32, workers=2, overwrite=True, progress=False)"
-    command = [sys.executable, "-c", f"from t2f_dist.portraits.corpus import write_corpus\n{call}"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    # Started from a shell's background, a process is born deaf to SIGINT.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"{heard}\nfrom t2f_dist.portraits.corpus import write_corpus\n{call}"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
         deadline = time.monotonic() + 30
         while not list(tmp_path.glob(".corpus.unfinished-*/new/faces/000/000010.png")):
             assert time.monotonic() < deadline
@@ -98,6 +103,9 @@ def test_an_interrupted_corpus_leaves_nothing_and_keeps_the_old(tmp_path):
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         _, complaint = process.communicate(timeout=30)
+    finally:
+        with suppress(ProcessLookupError):  # the usual case: it has ended, and its workers with it
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode != 0
     assert "KeyboardInterrupt" in complaint
     assert contents(out) == before
