@@ -180,6 +180,8 @@ def inspect(directory: Path, out: Path | None, split: str, num: int, columns: in
     """Count what the shards in DIRECTORY hold; with --out, draw faces with their captions."""
     from t2f_dist.shard.sheet import sheet, table
 
+    if out is not None and out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise ValueError(f"--out {out}: end it with .png, .jpg, .jpeg or .webp")
     click.echo(table(directory))
     if out is not None:
         page = sheet(directory, split, num, columns)

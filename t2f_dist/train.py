@@ -41,7 +41,8 @@ def main(path: str, overrides: tuple[str, ...], folder: str | None, dry_run: boo
     main_rank = os.environ.get("RANK", "0") == "0"  # the others would only repeat what it says before the launch
     try:
         overrides += (f"run={folder}",) if folder else ()
-        config = resolve(Config, read_yaml(path), overrides, source=path)
+        source = f"{path} with {' '.join(f'--set {item}' for item in overrides)}" if overrides else path
+        config = resolve(Config, read_yaml(path), overrides, source=source)
         if dry_run:
             description = _describe(config)
             if main_rank:

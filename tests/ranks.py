@@ -96,8 +96,12 @@ class Pair:
         job = pickle.dumps((function, args))
         if not self._ranks:
             self._start()
-        for _, connection in self._ranks:
-            connection.send_bytes(job)
+        try:
+            for _, connection in self._ranks:
+                connection.send_bytes(job)
+        except OSError:  # a rank died between jobs
+            self._kill()
+            raise RankFailure("a rank was gone before the job began; the ranks are started anew", {}) from None
         return self._gather(timeout, f"{function.__module__}.{function.__qualname__}")
 
     def close(self) -> None:

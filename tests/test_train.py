@@ -165,7 +165,7 @@ def test_ranks_that_would_cut_a_group_are_refused_on_every_rank(pair: Pair, port
         assert (code, kind) == (1, "SystemExit")
         (line,) = errors.splitlines()
         assert line.startswith("error: 2 ranks cannot share a batch of 4")
-        assert "launch [1] ranks" in line
+        assert "Numbers of ranks that fit: 1;" in line
     assert status.read(tmp_path / "run")["reason"].startswith("2 ranks cannot share")
 
 

@@ -142,7 +142,7 @@ def resolve(
 
 def _explain(model: type[pydantic.BaseModel], problem: Any) -> str:
     location = problem["loc"]
-    dotted = ".".join(str(part) for part in location) or "the whole"
+    dotted = ".".join(str(part) for part in location)
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         known = _known_keys(model, location[:-1])
@@ -152,7 +152,7 @@ def _explain(model: type[pydantic.BaseModel], problem: Any) -> str:
     if problem["type"] == "missing":
         return f"{dotted} is required"
     if problem["type"] == "value_error":
-        return f"{dotted}: {message}"
+        return f"{dotted}: {message}" if dotted else message
     value = problem["input"]
     return f"{dotted} is {value!r}: {message[0].lower()}{message[1:]}"
 

@@ -54,7 +54,7 @@ class Captions:
         for caption, tokens in zip(captions, self.tokens, strict=True):
             if not any(token > 1 for token in tokens):
                 raise ValueError(
-                    f"caption {caption!r} has no word of the vocabulary, which holds {len(vocabulary):,} words"
+                    f"caption {caption!r} has no word of the vocabulary, which holds {len(vocabulary.words):,} words"
                     f" such as {', '.join(vocabulary.words[:8])}"
                 )
 

@@ -124,7 +124,9 @@ def newest(run: Path) -> Path:
     """The newest snapshot of a run's folder. Raises FileNotFoundError where there is none."""
     found = sorted((run / "snapshots").glob("images-*.safetensors"))
     if not found:
-        raise FileNotFoundError(f"{run} holds no snapshot: train first, or name a .safetensors file")
+        inner = sorted(path.parent.parent for path in run.glob("*/snapshots/images-*.safetensors"))
+        hint = f"did you mean {inner[0]}?" if inner else "train first, or name a .safetensors file"
+        raise FileNotFoundError(f"{run} holds no snapshot: {hint}")
     return found[-1]
 
 

@@ -88,8 +88,8 @@ def num_parts(config: Config, batch_size: int, world_size: int) -> int:
     if world_size not in legal_world_sizes(config):
         raise ValueError(
             f"{world_size} ranks cannot share a batch of {batch_size} without cutting the groups of"
-            f" {config.group_size} images that loss terms compare: launch {legal_world_sizes(config)} ranks,"
-            " or change batch_size"
+            f" {config.group_size} images that loss terms compare. Numbers of ranks that fit:"
+            f" {', '.join(map(str, legal_world_sizes(config)))}; or change batch_size"
         )
     share = batch_size // world_size
     limit = config.train.batch_per_gpu_max or share

@@ -110,7 +110,7 @@ def _start_wandb(run: Path, config: Config) -> Any:
 
 def _init_wandb(run: Path, config: Config, mode: str) -> Any:
     run_id = status.read(run).get("wandb_id") or secrets.token_hex(4)
-    status.write(run, "running", "starting", wandb_id=run_id)
+    status.write(run, "running", "training", wandb_id=run_id)
     started = wandb.init(
         project=config.wandb.project,
         entity=config.wandb.entity,

@@ -60,6 +60,7 @@ def _train(config: Config, ranks: Ranks, folder: RunFolder, agreement: Agreement
     log = Log(folder.path, config, images_seen) if ranks.is_main else None
     pictures = Pictures(config, samples) if log else None
     if log:
+        folder.begin()
         log.say(f"{'resuming at' if images_seen else 'starting at'} {images_seen:,} images, in {folder.path}")
     meter = Meter(ranks)
     steps = growth.steps(images_seen)

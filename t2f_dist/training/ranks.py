@@ -58,9 +58,13 @@ class Ranks:
         return self.rank == 0
 
     def describe(self) -> str:
+        # launch/cpu.yaml hides the GPUs with ids of -1; where nothing hides them, they were perhaps expected.
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "").startswith("-1")
         where = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+        where += "" if self.device.type == "cuda" or hidden else " (no GPU found)"
+        threads = torch.get_num_threads()
         backend = dist.get_backend() if self.world_size > 1 else "no exchange"
-        return f"world size {self.world_size} ({backend}), {where}, {torch.get_num_threads()} threads a rank"
+        return f"world size {self.world_size} ({backend}), {where}, {threads} thread{'s' * (threads > 1)} a rank"
 
     def barrier(self) -> None:
         if self.control is not None:

@@ -47,7 +47,7 @@ def resume(run: Path, gan: Gan, config: Config, dataset: str, ranks: Ranks) -> i
     if differing:
         raise ValueError(
             f"{path} was trained with another configuration: {'; '.join(differing)}."
-            " Put them back, or name another folder with --run"
+            " Give the former values, or name another folder with --run"
         )
     if state.dataset != dataset:
         raise ValueError(

@@ -17,6 +17,8 @@ from t2f_dist.training.gan import Gan
 from t2f_dist.training.growth import Phase
 from t2f_dist.training.ranks import Ranks
 
+STARTING = "starting"
+
 
 class RunFolder:
     """Held by one launch at a time, until its main rank ends, also by a kill: two runs in one folder would mix.
@@ -28,10 +30,12 @@ class RunFolder:
         self.path = Path(config.run)
         self.config = config
         self._lock: IO[str] | None = _locked(self.path) if ranks.is_main else None
+        finished = status.read(self.path).get("outcome") == "finished"
         if self._lock:
-            status.write(self.path, "running", "starting", total_images=config.total_images)
-            _replace(self.path / "config.yaml", dump(config))
-        if not ranks.broadcast(int(self._lock is not None)):
+            status.write(self.path, "running", STARTING, total_images=config.total_images)
+        held = ranks.broadcast(2 if self._lock and finished else int(self._lock is not None))
+        self._was_finished = held == 2
+        if not held:
             raise ValueError(
                 f"{self.path} is in use by another run: wait for it, or name another folder with --run (if you meant"
                 " several ranks, they do not see each other: start them with accelerate launch --config_file"
@@ -41,8 +45,19 @@ class RunFolder:
     def fail(self, error: BaseException) -> None:
         """Write down why the run ends, unless another rank was first: it knows the cause, this one maybe the effect."""
         text = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
-        if status.read(self.path).get("outcome") == "running":
-            status.write(self.path, "failed", " ".join(text.split()))
+        reason = " ".join(text.split())
+        known = status.read(self.path)
+        if known.get("outcome") != "running":
+            return
+        if self._was_finished and known.get("reason") == STARTING:  # refused before it touched anything
+            status.write(self.path, "finished", f"all images shown; a later launch was refused: {reason}")
+        else:
+            status.write(self.path, "failed", reason)
+
+    def begin(self) -> None:
+        """Training starts or goes on: what the folder holds is from now on of this configuration. Main rank."""
+        _replace(self.path / "config.yaml", dump(self.config))
+        status.write(self.path, "running", "training")
 
     def release(self) -> None:
         if self._lock:

@@ -104,8 +104,11 @@ def test_the_newest_of_a_run_is_opened(tmp_path: Path):
         snapshot.save(path, replace(first, images_seen=images))
     (tmp_path / "run/snapshots/.images-000000002000.safetensors.tmp").write_bytes(b"cut short by a kill")
     assert snapshot.load(tmp_path / "run").images_seen == 1000
-    with pytest.raises(FileNotFoundError, match="holds no snapshot: train first"):
+    with pytest.raises(FileNotFoundError, match=r"holds no snapshot: did you mean .*/run\?"):
         snapshot.load(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="holds no snapshot: train first"):
+        snapshot.load(tmp_path / "empty")
     with pytest.raises(FileNotFoundError, match="no such snapshot or run"):
         snapshot.load(tmp_path / "nowhere")
 

@@ -92,3 +92,6 @@ def test_another_configuration_does_not_go_on_from_a_run(portrait_shards, tmp_pa
     other = config("house", portrait_shards, tmp_path / "run", "loss.penalty.weight=3", "stages.1.stable_images=96")
     with pytest.raises(ValueError, match=r"another configuration: loss\.penalty\.weight was 0\.5, now 3\.0\."):
         train(other, Ranks(60))
+    found = status.read(tmp_path / "run")
+    assert found["outcome"] == "finished", "a mistaken command does not undo a finished run"
+    assert "a later launch was refused" in found["reason"]
