@@ -53,7 +53,9 @@ def main(path: str, overrides: tuple[str, ...], folder: str | None, dry_run: boo
         if config is not None or main_rank:
             click.echo(f"error: {error}", err=True)
         if config is not None and main_rank and not dry_run:
-            _note_failure(config, error, started)
+            from t2f_dist.training.run_folder import note_failure
+
+            note_failure(config, error, started)  # of before the folder was held: an older outcome must not stand
         sys.exit(EXIT_FAILED)
     except RuntimeError as error:
         if not _lost_the_others(error):
@@ -73,13 +75,6 @@ def _train(config: Config) -> bool:
     finished = train(config, ranks)
     ranks.leave()
     return finished
-
-
-def _note_failure(config: Config, error: Exception, started: str) -> None:
-    """Put a failure that came before the run's folder was held into its status: an older outcome must not stand."""
-    from t2f_dist.training.run_folder import note_failure
-
-    note_failure(config, error, started)
 
 
 def _lost_the_others(error: RuntimeError) -> bool:

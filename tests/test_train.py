@@ -185,3 +185,27 @@ def test_a_folder_in_use_is_refused_on_every_rank_and_its_status_left_alone(
             assert "is in use by another run: wait for it, or name another folder with --run" in line
         assert (tmp_path / "run/status.json").read_bytes() == before
         assert sorted(item.name for item in (tmp_path / "run").iterdir()) == [".lock", "status.json"]
+
+
+def test_a_mistaken_command_does_not_undo_a_finished_run(portrait_shards: Path, tmp_path: Path):
+    path = write(config("house", portrait_shards, tmp_path / "run"), tmp_path)
+    assert run("--config", path).exit_code == 0
+    assert_refused(run("--config", path, "--set", "seed=4"), "seed was 0, now 4")
+    found = status.read(tmp_path / "run")
+    assert found["outcome"] == "finished"
+    assert "a later launch was refused" in found["reason"]
+
+
+def test_ranks_that_are_alone_replace_an_older_outcome(settings: Config, tmp_path: Path, monkeypatch):
+    """A failure before the folder is held: a script that reads the status must not start the run for ever."""
+    (tmp_path / "run").mkdir()
+    status.write(tmp_path / "run", "preempted", "SIGTERM received")
+    content = (tmp_path / "run/status.json").read_text().replace(status.now()[:4], "2020", 1)
+    (tmp_path / "run/status.json").write_text(content)
+
+    def alone(self, timeout_seconds):
+        raise ValueError("the launcher started 2 ranks, but rank 0 sees 1")
+
+    monkeypatch.setattr("t2f_dist.training.ranks.Ranks.__init__", alone)
+    assert_refused(run("--config", write(settings, tmp_path)), "the launcher started 2 ranks")
+    assert status.read(tmp_path / "run")["outcome"] == "failed"

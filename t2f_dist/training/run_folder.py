@@ -80,13 +80,13 @@ class RunFolder:
 
 
 def note_failure(config: Config, error: Exception, started: str) -> None:
-    """Write down a failure of a launch that began at `started` (as status.json writes times), if nobody has yet.
+    """Write down a failure of a launch that began at `started` (as status.json writes times) before it held the folder.
 
-    Nothing is written where another run holds the folder, or where there is none.
+    Nothing is written where the launch has written a status itself, where another run holds the folder, or where there
+    is no folder.
     """
     path = Path(config.run)
-    known = status.read(path)
-    if not path.is_dir() or (known.get("outcome") == "failed" and known.get("updated", "") >= started):
+    if not path.is_dir() or status.read(path).get("updated", "") >= started:
         return
     lock = _locked(path)
     if lock:
