@@ -83,6 +83,7 @@ class ShardRecipe(Section):
     faces: str  # folder of images, searched through
     captions: str | None = None  # Face2Text .json, .csv, .tsv, .jsonl, or a folder of .txt
     speech: str | None = None  # .csv, .tsv, .jsonl, or a folder of same-named audio files
+    embed: str | None = None  # folder of a sentence-transformers model; captions are embedded with it
     out: str
     # What may never stand on two sides of the split. "auto": the table's identity column, else the image's folder,
     # else its name. "column", "folder", "stem": that one only. Anything else: a regular expression searched in the

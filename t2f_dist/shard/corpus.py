@@ -9,7 +9,7 @@ from pathlib import Path
 from t2f_dist.config.recipe import ShardRecipe, SplitRecipe
 from t2f_dist.shard.encode import clean_caption
 from t2f_dist.shard.format import KEY_LENGTH_MAX, KINDS, SPLITS, Kind, SplitName
-from t2f_dist.shard.sources import IMAGE_SUFFIXES, Mention, Source, bare, face2text, folder, table
+from t2f_dist.shard.sources import IMAGE_SUFFIXES, Embeddings, Mention, Source, bare, face2text, folder, table
 from t2f_dist.shard.sources.faces import Ambiguous, Faces
 from t2f_dist.text.words import words
 
@@ -32,6 +32,7 @@ class Entry:
     identity: str
     captions: tuple[str, ...]
     voice: Voice | None
+    embeddings: Embeddings | None = None  # of the captions, where the corpus brings them
 
 
 @dataclass(frozen=True)

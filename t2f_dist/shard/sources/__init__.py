@@ -3,6 +3,9 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
+
+import numpy as np
 
 # fmt: off
 IMAGE_SUFFIXES = frozenset([
@@ -11,6 +14,34 @@ IMAGE_SUFFIXES = frozenset([
 ])
 # fmt: on
 AUDIO_SUFFIXES = frozenset([".aif", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav"])
+
+
+class Block(Protocol):
+    """An array of embeddings somewhere in a file: hashable, picklable, read when it is needed."""
+
+    def read(self) -> np.ndarray:
+        """float32 [rows, D]. Raises ValueError, one line that names the file, where it cannot be read."""
+        ...
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """The embeddings of an image's captions, in the order of the captions, as a corpus brings them.
+
+    Attributes:
+        rows: for each caption, the array that holds its embedding and the row in it.
+    """
+
+    rows: tuple[tuple[Block, int], ...]
+
+    def read(self) -> np.ndarray:
+        """float32 [num_captions, D].
+
+        Raises:
+            ValueError: a file is missing or damaged, or holds values that are not finite; one line that names it.
+        """
+        blocks = {block: block.read() for block in dict.fromkeys(block for block, _ in self.rows)}
+        return np.stack([blocks[block][row] for block, row in self.rows])
 
 
 @dataclass(frozen=True)
