@@ -1,6 +1,8 @@
-"""Terms that tie an image to its caption."""
+"""Terms that tie an image to its condition."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -16,24 +18,38 @@ def kl_to_unit_gaussian(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def contrastive(
-    images: Tensor, captions: Tensor, temperature: float, group_size: int, negatives: Tensor | None = None
+    images: Tensor,
+    conditions: Tensor,
+    temperature: float,
+    group_size: int,
+    negatives: Tensor | None = None,
+    queue: Tensor | None = None,
+    rivals: Tensor | None = None,
 ) -> Tensor:
     """Symmetric InfoNCE between matching rows, within groups of `group_size` (1807.03748, equation 4; 2101.04702).
 
-    images [N, S] and captions [N, S] are unit vectors; N is a multiple of `group_size`. Each image picks its caption
-    among those of its group and, where `negatives` [N, S] is given, the group's mismatched captions too; each caption
-    picks its image among the group's. Groups are consecutive positions of the stream: however a global batch is
-    shared out, the rivals are the same.
+    images [N, S] and conditions [N, S] are unit vectors; `group_size` divides N. Each image picks its condition among
+    those of its group and, where they are given, the group's mismatched ones, `negatives` [N, S], and those of earlier
+    steps, `queue` [Q, S] (MoCo, 1911.05722). Of the queue, `rivals` [N, Q] says which count for each image: the False
+    ones, of its own identity or never filled, contribute nothing, but must be finite. Each condition picks its image
+    among the group's alone. Groups are consecutive positions of the stream: however a global batch is shared out, the
+    rivals are the same.
     """
     num, size = images.shape
     assert num % group_size == 0, f"{num} samples cut a group of {group_size}"
-    grouped_images = images.view(-1, group_size, size)
-    similarity = grouped_images @ captions.view(-1, group_size, size).transpose(1, 2) / temperature  # [groups, g, g]
-    target = torch.arange(group_size, device=images.device).expand(similarity.shape[0], -1)
-    by_image = similarity
+    assert (queue is None) == (rivals is None), "a queue comes with its rivals"
+    grouped_images = images.reshape(-1, group_size, size)
+    similarity = grouped_images @ conditions.reshape(-1, group_size, size).transpose(1, 2)  # [groups, g, g]
+    met = [similarity]
     if negatives is not None:
-        mismatch = grouped_images @ negatives.view(-1, group_size, size).transpose(1, 2) / temperature
-        by_image = torch.cat([similarity, mismatch], dim=2)
-    image_to_caption = F.cross_entropy(by_image.flatten(0, 1), target.flatten())
-    caption_to_image = F.cross_entropy(similarity.transpose(1, 2).flatten(0, 1), target.flatten())
-    return 0.5 * (image_to_caption + caption_to_image)
+        met.append(grouped_images @ negatives.reshape(-1, group_size, size).transpose(1, 2))
+    if queue is not None and rivals is not None:
+        earlier = (images @ queue.to(images).T).masked_fill(~rivals, -math.inf)  # [N, Q]
+        met.append(earlier.unflatten(0, (-1, group_size)))
+    # An image's own condition is never masked, so its softmax always has a finite term.
+    by_image = torch.cat(met, dim=2) / temperature
+    by_condition = similarity.transpose(1, 2) / temperature
+    target = torch.arange(group_size, device=images.device).repeat(len(similarity))  # [N]
+    image_to_condition = F.cross_entropy(by_image.flatten(0, 1), target)
+    condition_to_image = F.cross_entropy(by_condition.flatten(0, 1), target)
+    return 0.5 * (image_to_condition + condition_to_image)
