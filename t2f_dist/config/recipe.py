@@ -1,12 +1,14 @@
 """A corpus and what becomes of it: the one model that the flags and the recipe files of `t2f-dist shard` fill."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from t2f_dist.config.load import Section
 
+# How the corpus stands on the disk; t2f_dist.shard.corpus has a reader for each.
+Layout = Literal["folder", "cub", "hdf5", "celeba", "wav2pix", "webdataset"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -21,6 +23,7 @@ class ImageRecipe(Section):
     crop_box: tuple[Fraction, Fraction, Fraction, Fraction] | None = None  # or: left, top, right, bottom, as shares
     background: str = "#ffffff"  # under transparent pixels, and beside a padded picture
     allow_upscale: bool = False  # else a picture smaller than the resolution is rejected
+    swap_red_blue: bool = False  # for pictures that were written with these two channels exchanged
 
     @field_validator("resolution")
     @classmethod
@@ -65,10 +68,11 @@ class AudioRecipe(Section):
 
 
 class SplitRecipe(Section):
-    """The shares of identities, not of images, that are held back."""
+    """The shares of identities, not of images, that are held back; or the sides that the corpus itself gives."""
 
     validation: Fraction = 0.05
     test: Fraction = 0.05
+    given: bool = False  # of the layout hdf5: train, valid and test as in the file; the shares are then not used
 
     @model_validator(mode="after")
     def _something_left(self) -> "SplitRecipe":
@@ -77,11 +81,35 @@ class SplitRecipe(Section):
         return self
 
 
+class CubRecipe(Section):
+    embeddings: str | None = None  # folder or .h5 file of the captions' embeddings; None: none are stored
+
+
+class Hdf5Recipe(Section):
+    embeddings: bool = True  # store those of the file; not where `embed` names a model
+
+
+class CelebaRecipe(Section):
+    identities: str | None = None  # identity_CelebA.txt: rows of image and number of the person
+    mapping: str | None = None  # CelebA-HQ-to-CelebA-mapping.txt, where the images have the numbers of CelebA-HQ
+
+
+class WebdatasetRecipe(Section):
+    identity_field: str | None = None  # of a sample's .json; None: each sample is its own identity, by its key
+
+
+# Layouts that hold images, captions or voices together, so that one path says all.
+_TOGETHER: dict[str, str] = {"hdf5": "captions", "webdataset": "captions", "wav2pix": "speech"}
+# Layouts with fields of their own, in the section of the same name.
+_WITH_FIELDS = ("cub", "hdf5", "celeba", "webdataset")
+
+
 class ShardRecipe(Section):
     """Paths are relative to the working directory; paths inside a table are relative to the table."""
 
-    faces: str  # folder of images, searched through
-    captions: str | None = None  # Face2Text .json, .csv, .tsv, .jsonl, or a folder of .txt
+    layout: Layout = "folder"
+    faces: str  # folder of images, searched through; of the layout hdf5 the file, of webdataset a folder or glob
+    captions: str | None = None  # Face2Text .json, .csv, .tsv, .jsonl, or a folder of .txt; celeba: attributes .txt
     speech: str | None = None  # .csv, .tsv, .jsonl, or a folder of same-named audio files
     embed: str | None = None  # folder of a sentence-transformers model; captions are embedded with it
     out: str
@@ -96,6 +124,24 @@ class ShardRecipe(Section):
     text: TextRecipe = TextRecipe()
     audio: AudioRecipe = AudioRecipe()
     split: SplitRecipe = SplitRecipe()
+    cub: CubRecipe = CubRecipe()
+    hdf5: Hdf5Recipe = Hdf5Recipe()
+    celeba: CelebaRecipe = CelebaRecipe()
+    webdataset: WebdatasetRecipe = WebdatasetRecipe()
+
+    @property
+    def brings_embeddings(self) -> bool:
+        """Whether the corpus itself holds the embeddings of its captions, and they are to be stored."""
+        return self.cub.embeddings is not None or (
+            self.layout == "hdf5" and self.hdf5.embeddings and self.embed is None
+        )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _together(cls, values: Any) -> Any:
+        """What stands in the same place as the images is found there without being named."""
+        kind = _TOGETHER.get(str(values.get("layout"))) if isinstance(values, dict) else None
+        return values | {kind: values.get("faces")} if kind and values.get(kind) is None else values
 
     @field_validator("faces", "out")
     @classmethod
@@ -116,6 +162,27 @@ class ShardRecipe(Section):
         except re.error as error:
             raise ValueError(f"{value!r} is not a regular expression: {error}") from None
         return value
+
+    @model_validator(mode="after")
+    def _of_the_layout(self) -> "ShardRecipe":
+        for name in _WITH_FIELDS:
+            section = getattr(self, name)
+            if name != self.layout and section != type(section)():
+                raise ValueError(f"the fields of {name} belong to the layout {name}, and layout is {self.layout!r}")
+        if self.split.given and self.layout != "hdf5":
+            raise ValueError(f"split.given is for the layout hdf5, whose file names the sides, not {self.layout!r}")
+        if self.layout in ("hdf5", "webdataset"):
+            if self.captions != self.faces:
+                raise ValueError(f"the captions of the layout {self.layout} stand with its images; leave captions out")
+            if self.speech is not None:
+                raise ValueError(f"the layout {self.layout} has no voices; leave speech out")
+        if self.layout == "wav2pix" and self.captions is not None:
+            raise ValueError("the layout wav2pix has no captions; leave captions out, or use the layout folder")
+        if self.layout in ("cub", "celeba") and self.captions is None:
+            raise ValueError(f"the layout {self.layout} needs captions")
+        if self.embed is not None and self.cub.embeddings is not None:
+            raise ValueError("embed and cub.embeddings exclude each other: one embedding a caption")
+        return self
 
     @model_validator(mode="after")
     def _required_given(self) -> "ShardRecipe":

@@ -2,18 +2,45 @@
 
 import hashlib
 import re
-from collections import Counter, defaultdict
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from t2f_dist.config.recipe import ShardRecipe, SplitRecipe
+from t2f_dist.config.recipe import Layout, ShardRecipe, SplitRecipe
 from t2f_dist.shard.encode import clean_caption
 from t2f_dist.shard.format import KEY_LENGTH_MAX, KINDS, SPLITS, Kind, SplitName
-from t2f_dist.shard.sources import IMAGE_SUFFIXES, Embeddings, Mention, Source, bare, face2text, folder, table
-from t2f_dist.shard.sources.faces import Ambiguous, Faces
+from t2f_dist.shard.sources import (
+    IMAGE_SUFFIXES,
+    ORPHANED,
+    Ambiguous,
+    Block,
+    Embeddings,
+    Mention,
+    Picture,
+    Raw,
+    Ref,
+    Refusal,
+    Source,
+    bare,
+    celeba,
+    cub,
+    folder,
+    hdf5,
+    wav2pix,
+    webdataset,
+)
 from t2f_dist.text.words import words
 
-_ORPHANED = "its image is rejected"
+READERS: dict[Layout, Callable[[ShardRecipe], Raw]] = {
+    "folder": folder.read,
+    "cub": cub.read,
+    "hdf5": hdf5.read,
+    "celeba": celeba.read,
+    "wav2pix": wav2pix.read,
+    "webdataset": webdataset.read,
+}
+
 _UNNAMED = "no caption or voice names it"
 
 
@@ -27,29 +54,13 @@ class Voice:
 class Entry:
     """One image that is to become a sample."""
 
-    path: str  # relative to the folder of faces
+    path: str  # its name in the corpus: of a file, relative to the folder of faces
     key: str
     identity: str
     captions: tuple[str, ...]
     voice: Voice | None
+    image: Ref
     embeddings: Embeddings | None = None  # of the captions, where the corpus brings them
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """An image, caption or voice that is not stored, and why: one line of rejected.jsonl."""
-
-    kind: Kind
-    status: str  # rejected | unmatched
-    reason: str
-    image: str
-    value: str = ""  # the caption's text, or the path of the voice
-    where: str = ""
-
-    def row(self) -> dict[str, str]:
-        value = {"captions": {"caption": self.value}, "voices": {"speech": self.value}}.get(self.kind, {})
-        where = {"where": self.where} if self.where else {}
-        return {"kind": self.kind, "status": self.status, "image": self.image, **value, **where, "reason": self.reason}
 
 
 @dataclass
@@ -64,6 +75,7 @@ class Plan:
 @dataclass
 class _Draft:
     captions: list[str] = field(default_factory=list)
+    embeddings: list[tuple[Block, int]] = field(default_factory=list)
     voice: Voice | None = None
     identity: str | None = None
     named: bool = False
@@ -76,31 +88,31 @@ def plan(recipe: ShardRecipe) -> Plan:
         FileNotFoundError: a path of the recipe does not exist.
         ValueError: a source is not of its layout, an image has two identities, or nothing is left to store.
     """
-    faces = Faces(recipe.faces)
-    drafts: defaultdict[str, _Draft] = defaultdict(_Draft)
-    found: Counter[Kind] = Counter({"images": len(faces.paths)})
-    refusals: list[Refusal] = []
-    if recipe.captions is not None:
-        source = read_captions(recipe)
-        found["captions"] = len(source.mentions)
-        for mention, path in _matched(source, faces, "captions", drafts, refusals):
-            _add_caption(mention, path, drafts[path], refusals)
-    if recipe.speech is not None:
-        source = read_voices(recipe)
-        found["voices"] = len(source.mentions)
-        for mention, path in _matched(source, faces, "voices", drafts, refusals):
-            _add_voice(mention, path, source.folder, drafts[path], refusals)
+    raw = READERS[recipe.layout](recipe)
+    refusals = list(raw.refusals)
+    drafts = {name: _Draft(identity=picture.identity) for name, picture in raw.pictures.items()}
+    found: Counter[Kind] = Counter({"images": len(raw.pictures)})
+    found.update(refusal.kind for refusal in refusals)
+    if raw.captions is not None:
+        found["captions"] += len(raw.captions.mentions)
+        for mention, path in _matched(raw, raw.captions, "captions", drafts, refusals):
+            _add_caption(mention, path, drafts[path], recipe, refusals)
+    if raw.voices is not None:
+        found["voices"] += len(raw.voices.mentions)
+        for mention, path in _matched(raw, raw.voices, "voices", drafts, refusals):
+            _add_voice(mention, path, raw.voices.folder, drafts[path], refusals)
 
     entries = []
-    keys = _keys(faces.paths)
+    keys = _keys(list(raw.pictures))
     given = recipe.captions is not None or recipe.speech is not None
-    for path in faces.paths:
-        draft = drafts.get(path, _Draft())
+    for path, picture in raw.pictures.items():
+        draft = drafts[path]
         identity = _identity(path, draft.identity, recipe.identity)
         if given and not draft.named:
             refusals.append(Refusal("images", "unmatched", _UNNAMED, path))
             continue
-        entry = Entry(path, keys[path], identity or "", tuple(draft.captions), draft.voice)
+        embeddings = Embeddings(tuple(draft.embeddings)) if draft.embeddings else None
+        entry = Entry(path, keys[path], identity or "", tuple(draft.captions), draft.voice, picture.content, embeddings)
         reason = lacking(entry, recipe) if identity else f"no identity by {recipe.identity!r}"
         if reason:
             refusals += refused(entry, reason)
@@ -108,33 +120,7 @@ def plan(recipe: ShardRecipe) -> Plan:
             entries.append(entry)
     if not entries:
         raise ValueError(_nothing(recipe, found, refusals))
-    return Plan(_split(entries, recipe), found, refusals)
-
-
-def read_captions(recipe: ShardRecipe) -> Source:
-    path = _existing(recipe.captions, "captions")
-    columns = recipe.text
-    if path.is_dir():
-        return folder.read_captions(path)
-    if path.suffix == ".json":
-        return face2text.read(path)
-    if path.suffix in (".csv", ".tsv", ".jsonl"):
-        return table.read(
-            path, columns.image_column, columns.caption_column, table.CAPTION_COLUMNS, columns.identity_column
-        )
-    raise ValueError(f"captions {path}: expected .json (Face2Text), .csv, .tsv, .jsonl, or a folder of .txt")
-
-
-def read_voices(recipe: ShardRecipe) -> Source:
-    path = _existing(recipe.speech, "speech")
-    columns = recipe.audio
-    if path.is_dir():
-        return folder.read_voices(path)
-    if path.suffix in (".csv", ".tsv", ".jsonl"):
-        return table.read(
-            path, columns.image_column, columns.audio_column, table.AUDIO_COLUMNS, columns.identity_column
-        )
-    raise ValueError(f"speech {path}: expected .csv, .tsv, .jsonl, or a folder of audio files named as the images")
+    return Plan(_split(entries, raw.pictures, recipe), found, refusals)
 
 
 def lacking(entry: Entry, recipe: ShardRecipe) -> str:
@@ -151,15 +137,15 @@ def lacking(entry: Entry, recipe: ShardRecipe) -> str:
 def refused(entry: Entry, reason: str) -> list[Refusal]:
     """An image that is rejected, and with it the captions and the voice that it still has."""
     refusals = [Refusal("images", "rejected", reason, entry.path)]
-    refusals += [Refusal("captions", "rejected", _ORPHANED, entry.path, text) for text in entry.captions]
+    refusals += [Refusal("captions", "rejected", ORPHANED, entry.path, text) for text in entry.captions]
     if entry.voice:
-        refusals.append(Refusal("voices", "rejected", _ORPHANED, entry.path, entry.voice.source))
+        refusals.append(Refusal("voices", "rejected", ORPHANED, entry.path, entry.voice.source))
     return refusals
 
 
 def main_reason(refusals: list[Refusal]) -> str:
     """The commonest cause, with an example, as the end of a message; not what only follows from another."""
-    causes = [refusal for refusal in refusals if refusal.reason not in (_ORPHANED, _UNNAMED)] or refusals
+    causes = [refusal for refusal in refusals if refusal.reason not in (ORPHANED, _UNNAMED)] or refusals
     if not causes:
         return ""
     (kind, reason), times = Counter((cause.kind, cause.reason) for cause in causes).most_common(1)[0]
@@ -175,11 +161,13 @@ def split_of(identity: str, fractions: SplitRecipe) -> SplitName:
     return "validation" if place < fractions.test + fractions.validation else "train"
 
 
-def _matched(source: Source, faces: Faces, kind: Kind, drafts: defaultdict[str, _Draft], refusals: list[Refusal]):
+def _matched(
+    raw: Raw, source: Source, kind: Kind, drafts: dict[str, _Draft], refusals: list[Refusal]
+) -> Iterator[tuple[Mention, str]]:
     for mention in source.mentions:
         shown = mention.value if isinstance(mention.value, str) else repr(mention.value)
         try:
-            path = faces.find(mention.image, source.folder)
+            path = raw.find(mention.image, source.folder)
         except Ambiguous as error:
             refusals.append(Refusal(kind, "unmatched", str(error), mention.image, shown, mention.where))
             continue
@@ -196,7 +184,7 @@ def _matched(source: Source, faces: Faces, kind: Kind, drafts: defaultdict[str, 
         yield mention, path
 
 
-def _add_caption(mention: Mention, path: str, draft: _Draft, refusals: list[Refusal]) -> None:
+def _add_caption(mention: Mention, path: str, draft: _Draft, recipe: ShardRecipe, refusals: list[Refusal]) -> None:
     if not isinstance(mention.value, str):
         refusals.append(Refusal("captions", "rejected", "not text", path, repr(mention.value), mention.where))
         return
@@ -205,6 +193,12 @@ def _add_caption(mention: Mention, path: str, draft: _Draft, refusals: list[Refu
         reason = "a caption without a word" if caption else "an empty caption"
         refusals.append(Refusal("captions", "rejected", reason, path, mention.value, mention.where))
         return
+    if recipe.brings_embeddings:
+        if mention.embedding is None:
+            reason = "the corpus brings no embedding of it"
+            refusals.append(Refusal("captions", "rejected", reason, path, mention.value, mention.where))
+            return
+        draft.embeddings.append(mention.embedding)
     draft.captions.append(caption)
 
 
@@ -249,27 +243,24 @@ def _keys(paths: list[str]) -> dict[str, str]:
     return keys
 
 
-def _split(entries: list[Entry], recipe: ShardRecipe) -> dict[SplitName, list[Entry]]:
+def _split(entries: list[Entry], pictures: dict[str, Picture], recipe: ShardRecipe) -> dict[SplitName, list[Entry]]:
     """By split, each in an order that depends on the seed and the key alone, so that neighbours are mixed."""
     splits: dict[SplitName, list[Entry]] = {split: [] for split in SPLITS}
     for entry in entries:
-        splits[split_of(entry.identity, recipe.split)].append(entry)
+        side = pictures[entry.path].split if recipe.split.given else split_of(entry.identity, recipe.split)
+        assert side is not None, "a layout with split.given names the side of each image"
+        splits[side].append(entry)
     for side in splits.values():
         side.sort(key=lambda entry: hashlib.sha256(f"order:{recipe.seed}:{entry.key}".encode()).digest())
     if not splits["train"]:
         identities = len({entry.identity for entry in entries})
+        if recipe.split.given:
+            raise ValueError(f"{recipe.faces} has no usable sample in its train; set split.given=false")
         raise ValueError(
             f"all {identities} identities fall into validation or test, none into train; "
             "with so few, set split.validation=0 and split.test=0"
         )
     return splits
-
-
-def _existing(path: str | None, what: str) -> Path:
-    assert path is not None
-    if not Path(path).exists():
-        raise FileNotFoundError(f"no such {what}: {path}")
-    return Path(path)
 
 
 def _nothing(recipe: ShardRecipe, found: Counter[Kind], refusals: list[Refusal]) -> str:

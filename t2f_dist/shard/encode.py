@@ -12,6 +12,7 @@ import soundfile
 from PIL import Image, ImageColor, ImageOps
 
 from t2f_dist.config.recipe import AudioRecipe, ImageRecipe
+from t2f_dist.shard.sources import Ref
 
 # Named, so that no plugin that runs another program (EPS: ghostscript) is ever reached by a file's content.
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
@@ -22,8 +23,8 @@ class Rejected(ValueError):
     """A file that cannot become part of a sample; the message is the reason."""
 
 
-def encode_image(path: Path, recipe: ImageRecipe) -> tuple[bytes, tuple[int, int]]:
-    """An image file as a square JPEG or PNG of the recipe's resolution, 8-bit RGB.
+def encode_image(content: Ref, recipe: ImageRecipe) -> tuple[bytes, tuple[int, int]]:
+    """An image, wherever its bytes stand, as a square JPEG or PNG of the recipe's resolution, 8-bit RGB.
 
     Returns:
         The encoded bytes, and the (width, height) in pixels that the picture had, upright.
@@ -31,7 +32,13 @@ def encode_image(path: Path, recipe: ImageRecipe) -> tuple[bytes, tuple[int, int
     Raises:
         Rejected: not readable, or smaller than the resolution and `allow_upscale` is off.
     """
-    image = _flat(_open(path), recipe.background)
+    if recipe.swap_red_blue:
+        # The swap comes last, and must leave the background as it is named.
+        red, green, blue = (recipe.background[start : start + 2] for start in (1, 3, 5))
+        image = _flat(_open(content), f"#{blue}{green}{red}")
+        image = Image.merge("RGB", image.split()[::-1])
+    else:
+        image = _flat(_open(content), recipe.background)
     size = image.size
     image = _square(image, recipe)
     stream = io.BytesIO()
@@ -42,12 +49,13 @@ def encode_image(path: Path, recipe: ImageRecipe) -> tuple[bytes, tuple[int, int
     return stream.getvalue(), size
 
 
-def _open(path: Path) -> Image.Image:
+def _open(content: Ref) -> Image.Image:
     try:
+        stream = io.BytesIO(content.read())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
+            with Image.open(stream, formats=FORMATS) as image:
                 image.load()
                 return ImageOps.exif_transpose(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):

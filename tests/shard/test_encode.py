@@ -12,12 +12,17 @@ from PIL import Image
 
 from t2f_dist.config.recipe import AudioRecipe, ImageRecipe
 from t2f_dist.shard.encode import Rejected, clean_caption, encode_image, encode_speech
+from t2f_dist.shard.sources import File
 from tests.shard.raw import speak
+
+
+def image_file(path: Path) -> File:
+    return File(str(path.parent), path.name)
 
 
 def pixels(path: Path, **recipe) -> np.ndarray:
     """What is stored of an image, losslessly: [H, W, 3]."""
-    content, _ = encode_image(path, ImageRecipe(**{"resolution": 8, "format": "png"} | recipe))
+    content, _ = encode_image(image_file(path), ImageRecipe(**{"resolution": 8, "format": "png"} | recipe))
     with Image.open(io.BytesIO(content)) as image:
         assert image.mode == "RGB"
         return np.asarray(image)
@@ -100,12 +105,12 @@ def test_every_mode_that_files_have(tmp_path: Path, mode: str):
 
 def test_jpeg_keeps_full_colour(tmp_path: Path):
     Image.fromarray(noise(64, 64)).save(tmp_path / "a.png")
-    content, size = encode_image(tmp_path / "a.png", ImageRecipe(resolution=64))
+    content, size = encode_image(image_file(tmp_path / "a.png"), ImageRecipe(resolution=64))
     with Image.open(io.BytesIO(content)) as image:
         assert image.format == "JPEG"
         assert {layer[1:3] for layer in image.layer} == {(1, 1)}  # pyright: ignore[reportAttributeAccessIssue]
     assert size == (64, 64)
-    assert encode_image(tmp_path / "a.png", ImageRecipe(resolution=64))[0] == content
+    assert encode_image(image_file(tmp_path / "a.png"), ImageRecipe(resolution=64))[0] == content
 
 
 def test_small_images(tmp_path: Path):

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from t2f_dist.shard.sources import Mention, face2text, folder, table
-from t2f_dist.shard.sources.faces import Ambiguous, Faces
+from t2f_dist.shard.sources import Ambiguous, Mention, face2text, folder, table
+from t2f_dist.shard.sources.faces import Faces
 
 
 def faces(root: Path, *paths: str) -> Faces:

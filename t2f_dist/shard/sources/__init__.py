@@ -1,11 +1,14 @@
-"""Raw layouts, one file each: every reader turns what it finds into mentions of images."""
+"""Raw layouts, one file each: every reader turns what it finds into images, and mentions of them."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+
+from t2f_dist.shard.format import Kind, SplitName
 
 # fmt: off
 IMAGE_SUFFIXES = frozenset([
@@ -14,6 +17,28 @@ IMAGE_SUFFIXES = frozenset([
 ])
 # fmt: on
 AUDIO_SUFFIXES = frozenset([".aif", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav"])
+
+
+ORPHANED = "its image is rejected"  # why a caption or voice is refused that itself is sound
+
+
+class Ref(Protocol):
+    """Where the bytes of one image stand: picklable, read when the sample is written."""
+
+    def read(self) -> bytes:
+        """Raises FileNotFoundError, OSError or ValueError, whose one line does not name the image."""
+        ...
+
+
+@dataclass(frozen=True)
+class File:
+    """A whole file. `read` raises OSError."""
+
+    root: str
+    name: str
+
+    def read(self) -> bytes:
+        return Path(self.root, self.name).read_bytes()
 
 
 class Block(Protocol):
@@ -45,6 +70,20 @@ class Embeddings:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """One image of a corpus.
+
+    Attributes:
+        identity: who or what is shown, where the layout says so.
+        split: the side on which the corpus itself puts it, where it does.
+    """
+
+    content: Ref
+    identity: str | None = None
+    split: SplitName | None = None
+
+
+@dataclass(frozen=True)
 class Mention:
     """A caption or a voice, and the image that it says it belongs to.
 
@@ -54,12 +93,14 @@ class Mention:
             that what is not text can be rejected and counted.
         identity: who is shown, where the source says so.
         where: the place in the source, for messages.
+        embedding: of a caption, where the corpus brings it: the array that holds it and its row.
     """
 
     image: str
     value: object
     identity: str | None
     where: str
+    embedding: tuple[Block, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +109,47 @@ class Source:
 
     folder: Path
     mentions: list[Mention]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An image, caption or voice that is not stored, and why: one line of rejected.jsonl."""
+
+    kind: Kind
+    status: str  # rejected | unmatched
+    reason: str
+    image: str
+    value: str = ""  # the caption's text, or the path of the voice
+    where: str = ""
+
+    def row(self) -> dict[str, str]:
+        value = {"captions": {"caption": self.value}, "voices": {"speech": self.value}}.get(self.kind, {})
+        where = {"where": self.where} if self.where else {}
+        return {"kind": self.kind, "status": self.status, "image": self.image, **value, **where, "reason": self.reason}
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What a reader finds in a corpus.
+
+    Attributes:
+        pictures: by name, in sorted order.
+        find: the name of the image that a mention names, given the folder of its source; None if there is none.
+            Raises Ambiguous where it fits several.
+        captions: None: the recipe gives none.
+        voices: None: the recipe gives none.
+        refusals: what is in the corpus and in none of the above, because the layout's own rules refuse it.
+    """
+
+    pictures: dict[str, Picture]
+    find: Callable[[str, Path], str | None]
+    captions: Source | None = None
+    voices: Source | None = None
+    refusals: list[Refusal] = field(default_factory=list)
+
+
+class Ambiguous(ValueError):
+    """A name that fits several images."""
 
 
 def bare(path: str, suffixes: frozenset[str]) -> str:

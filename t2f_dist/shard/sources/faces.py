@@ -4,11 +4,7 @@ import os
 from collections import defaultdict
 from pathlib import Path
 
-from t2f_dist.shard.sources import IMAGE_SUFFIXES, bare, walk
-
-
-class Ambiguous(ValueError):
-    """A name that fits several images."""
+from t2f_dist.shard.sources import IMAGE_SUFFIXES, Ambiguous, File, Picture, bare, walk
 
 
 class Faces:
@@ -31,6 +27,10 @@ class Faces:
         for path in self.paths:
             self._by_stem[_stem(path)].append(path)
         self._absolute = os.path.abspath(self.root)
+
+    def pictures(self) -> dict[str, Picture]:
+        root = str(self.root)
+        return {path: Picture(File(root, path)) for path in self.paths}
 
     def find(self, image: str, folder: Path) -> str | None:
         """The image that is named, as a path relative to the root, or None.

@@ -1,10 +1,61 @@
-"""A folder whose files have the names of the images: `.txt` with a caption a line, or audio files."""
+"""A folder of images, with captions and voices in a table, in a Face2Text file, or in files that are named as they."""
 
 from pathlib import Path
 
-from t2f_dist.shard.sources import AUDIO_SUFFIXES, Mention, Source, bare, walk
+from t2f_dist.config.recipe import ShardRecipe
+from t2f_dist.shard.sources import AUDIO_SUFFIXES, Mention, Raw, Source, bare, face2text, table, walk
+from t2f_dist.shard.sources.faces import Faces
 
 TEXT_SUFFIXES = frozenset([".txt"])
+_TABLES = (".csv", ".tsv", ".jsonl")
+
+
+def read(recipe: ShardRecipe) -> Raw:
+    """The layout `folder`.
+
+    Raises:
+        FileNotFoundError: a path of the recipe does not exist.
+        ValueError: a source is not of its layout.
+    """
+    faces = Faces(recipe.faces)
+    captions = _captions(existing(recipe.captions, "captions"), recipe) if recipe.captions is not None else None
+    return Raw(faces.pictures(), faces.find, captions, voices(recipe))
+
+
+def voices(recipe: ShardRecipe) -> Source | None:
+    """The voices of a table or folder, for layouts of images in a folder; None where none are given. As `read`."""
+    return _voices(existing(recipe.speech, "speech"), recipe) if recipe.speech is not None else None
+
+
+def _captions(path: Path, recipe: ShardRecipe) -> Source:
+    columns = recipe.text
+    if path.is_dir():
+        return read_captions(path)
+    if path.suffix == ".json":
+        return face2text.read(path)
+    if path.suffix in _TABLES:
+        return table.read(
+            path, columns.image_column, columns.caption_column, table.CAPTION_COLUMNS, columns.identity_column
+        )
+    raise ValueError(f"captions {path}: expected .json (Face2Text), .csv, .tsv, .jsonl, or a folder of .txt")
+
+
+def _voices(path: Path, recipe: ShardRecipe) -> Source:
+    columns = recipe.audio
+    if path.is_dir():
+        return read_voices(path)
+    if path.suffix in _TABLES:
+        return table.read(
+            path, columns.image_column, columns.audio_column, table.AUDIO_COLUMNS, columns.identity_column
+        )
+    raise ValueError(f"speech {path}: expected .csv, .tsv, .jsonl, or a folder of audio files named as the images")
+
+
+def existing(path: str | None, what: str) -> Path:
+    """Raises FileNotFoundError where there is nothing."""
+    if path is None or not Path(path).exists():
+        raise FileNotFoundError(f"no such {what}: {path}")
+    return Path(path)
 
 
 def read_captions(folder: Path) -> Source:
