@@ -19,8 +19,8 @@ class GroupBatchNorm(nn.Module):
     """Batch normalisation of [N, F], [N, F, H, W] or [N, F, T], where the samples of a group stand beside each other.
 
     In training N must be a multiple of `group_size`; in evaluation it may be anything. Weights begin as N(1, 0.02) and
-    biases as 0, as in DCGAN (1511.06434). Once a step, the trainer averages `statistics` over the ranks and hands them
-    to `update`, on each rank the same.
+    biases as 0, as in the published DCGAN (1511.06434). Once a step, the trainer averages `statistics` over the ranks
+    and hands them to `update`, on each rank the same.
     """
 
     running_mean: Tensor  # [F]

@@ -104,6 +104,7 @@ def test_what_a_mask_hides_changes_nothing():
 
 def test_a_group_of_which_nothing_counts_moves_no_statistics():
     layer, alone = norm(), norm()
+    layer.running_mean.fill_(5)
     x = normal(8, 3, 5).requires_grad_()
     mask = torch.ones(8, 1, 5)
     mask[4:] = 0
