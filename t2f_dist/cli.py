@@ -81,6 +81,9 @@ def demo(out: Path, num: int, resolution: int, seed: int, workers: int | None, v
     help=".csv, .tsv or .jsonl with columns image and audio (paths relative to the file); or a folder of audio files "
     "named as the images.",
 )
+@click.option(
+    "--embed", metavar="DIR", help="Local sentence-transformers model; each caption's embedding is stored beside it."
+)
 @click.option("--out", metavar="DIR", help="Folder to write; made if missing.")
 @click.option("--resolution", type=int, help="Pixels a side, a power of two.  [default: 128]")
 @click.option("--fit", type=click.Choice(["crop", "pad", "stretch"]), help="How to square a picture.  [default: crop]")
@@ -135,6 +138,7 @@ _SHARD_FLAGS = {
     "faces": "faces",
     "captions": "captions",
     "speech": "speech",
+    "embed": "embed",
     "out": "out",
     "resolution": "image.resolution",
     "fit": "image.fit",
@@ -152,7 +156,7 @@ _SHARD_FLAGS = {
 
 @main.command(short_help="Re-read shards against their manifest.")
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--decode", is_flag=True, help="Decode every image and voice too; slower.")
+@click.option("--decode", is_flag=True, help="Decode every image, voice and embedding too; slower.")
 def verify(directory: Path, decode: bool) -> None:
     """Re-read the shards in DIRECTORY against their manifest; exit 1 if anything is damaged."""
     from t2f_dist.shard.format import Manifest

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ from tqdm import tqdm
 from t2f_dist.config.recipe import ShardRecipe
 from t2f_dist.shard import format as shard_format
 from t2f_dist.shard.corpus import Entry, Plan, Refusal, lacking, main_reason, plan, refused
+from t2f_dist.shard.embed import Embedder
 from t2f_dist.shard.encode import Rejected, encode_image, encode_speech
 from t2f_dist.shard.writer import Sample, write_shard
+from t2f_dist.text.sentence import SentenceEncoder
 from t2f_dist.text.vocabulary import Vocabulary
 from t2f_dist.text.words import words
 
@@ -57,16 +59,17 @@ def build(recipe: ShardRecipe, workers: int, overwrite: bool = False, progress: 
     Raises:
         FileNotFoundError: a path of the recipe does not exist.
         FileExistsError: `recipe.out` holds finished shards, or files that are not ours.
-        ValueError: a source is not of its layout, or no sample is usable.
+        ValueError: a source is not of its layout, embeddings differ in size, or no sample is usable.
     """
     if workers < 1:
         raise ValueError(f"workers is {workers}; at least 1")
     out = Path(recipe.out)
     _check_free(out, overwrite)
     corpus = plan(recipe)
+    embedder, encoder = _embedder(corpus, recipe)
     _clean(out)
     tasks = list(_tasks(corpus, recipe.samples_per_shard))
-    outcomes = _run(tasks, recipe, min(workers, len(tasks)), progress)
+    outcomes = _run(tasks, recipe, embedder, encoder, min(workers, len(tasks)), progress)
     refusals = corpus.refusals + [refusal for outcome in outcomes for refusal in outcome.refusals]
     rows = "".join(json.dumps(refusal.row(), ensure_ascii=False) + "\n" for refusal in refusals)
     shard_format.write_file(out / shard_format.REJECTED, rows.encode("utf-8", "replace"))
@@ -83,6 +86,7 @@ def build(recipe: ShardRecipe, workers: int, overwrite: bool = False, progress: 
         image_format=recipe.image.format,
         sample_rate_hz=recipe.audio.sample_rate_hz if recipe.speech else None,
         vocabulary=_write_vocabulary(out, recipe, tasks, outcomes),
+        embedding=embedder.record if embedder else None,
         splits={
             split: shard_format.Split(num_samples=sum(shard.num_samples for shard in shards), shards=tuple(shards))
             for split, shards in splits.items()
@@ -91,6 +95,14 @@ def build(recipe: ShardRecipe, workers: int, overwrite: bool = False, progress: 
     )
     manifest.save(out)
     return manifest
+
+
+def _embedder(corpus: Plan, recipe: ShardRecipe) -> tuple[Embedder | None, SentenceEncoder | None]:
+    """Whose embeddings the shards get, and the encoder of this process. Those of a model win over the corpus's own."""
+    if recipe.embed is None:
+        return Embedder.of_corpus(entry for entries in corpus.splits.values() for entry in entries), None
+    encoder = SentenceEncoder(recipe.embed)
+    return Embedder.of_model(encoder), encoder
 
 
 def _check_free(out: Path, overwrite: bool) -> None:
@@ -121,17 +133,24 @@ def _tasks(corpus: Plan, samples_per_shard: int) -> Iterator[Task]:
             yield Task(split, number, tuple(entries[start:end]))
 
 
-def _run(tasks: list[Task], recipe: ShardRecipe, workers: int, progress: bool) -> list[Outcome]:
+def _run(
+    tasks: list[Task],
+    recipe: ShardRecipe,
+    embedder: Embedder | None,
+    encoder: SentenceEncoder | None,
+    workers: int,
+    progress: bool,
+) -> list[Outcome]:
     """The outcomes in the order of the tasks."""
     total = sum(len(task.entries) for task in tasks)
     with tqdm(total=total, unit="image", desc="shard", disable=not progress, mininterval=0.5) as bar:
         if workers == 1:
-            return [write(task, recipe, lambda: bar.update()) for task in tasks]
+            return [write(task, recipe, embedder, encoder, lambda: bar.update()) for task in tasks]
         # spawn, not fork: the same on every platform, and safe whatever threads the caller has
         context = multiprocessing.get_context("spawn")
         done = context.Value("Q", 0)
         with ProcessPoolExecutor(workers, context, _start_worker, (done,)) as pool:
-            futures = [pool.submit(_write_in_worker, task, recipe) for task in tasks]
+            futures = [pool.submit(_write_in_worker, task, recipe, embedder) for task in tasks]
             try:
                 _watch(futures, done, bar)
                 return [future.result() for future in futures]
@@ -153,7 +172,9 @@ def _watch(futures: list[Future], done, bar: tqdm) -> None:
             future.result()
 
 
-_done: Any = None  # the shared count of images, in a worker
+# Of a worker process:
+_done: Any = None  # the shared count of images
+_encoder: SentenceEncoder | None = None  # loaded once
 
 
 def _start_worker(done) -> None:
@@ -171,38 +192,50 @@ def _start_worker(done) -> None:
     threading.Thread(target=leave_with_parent, daemon=True).start()
 
 
-def _write_in_worker(task: Task, recipe: ShardRecipe) -> Outcome:
+def _write_in_worker(task: Task, recipe: ShardRecipe, embedder: Embedder | None) -> Outcome:
+    global _encoder
+    if embedder and _encoder is None:
+        _encoder = embedder.open()
+
     def count() -> None:
         with _done.get_lock():
             _done.value += 1
 
-    return write(task, recipe, count)
+    return write(task, recipe, embedder, _encoder, count)
 
 
-def write(task: Task, recipe: ShardRecipe, advance) -> Outcome:
+def write(
+    task: Task, recipe: ShardRecipe, embedder: Embedder | None, encoder: SentenceEncoder | None, advance
+) -> Outcome:
     """Encode the entries of a shard and write it; `advance()` is called after each image."""
     outcome = Outcome()
     path = Path(recipe.out) / shard_format.shard_name(task.split, task.number)
-    samples = _samples(task.entries, recipe, outcome, advance)
-    outcome.shard = write_shard(path, samples, recipe.image.format, recipe.speech is not None)
+
+    def samples() -> Iterator[Sample]:
+        for entry in task.entries:
+            sample = _encode(entry, recipe, embedder, encoder, outcome.refusals)
+            advance()
+            if sample is None:
+                continue
+            outcome.stored.update(images=1, captions=len(sample.captions), voices=int(sample.speech is not None))
+            for caption in sample.captions:
+                outcome.counts.update(words(caption))
+            yield sample
+
+    with_speech, with_embeddings = recipe.speech is not None, embedder is not None
+    outcome.shard = write_shard(path, samples(), recipe.image.format, with_speech, with_embeddings)
     return outcome
 
 
-def _samples(entries, recipe: ShardRecipe, outcome: Outcome, advance) -> Iterator[Sample]:
-    for entry in entries:
-        sample = _encode(entry, recipe, outcome.refusals)
-        advance()
-        if sample is None:
-            continue
-        outcome.stored.update(images=1, captions=len(sample.captions), voices=int(sample.speech is not None))
-        for caption in sample.captions:
-            outcome.counts.update(words(caption))
-        yield sample
-
-
-def _encode(entry: Entry, recipe: ShardRecipe, refusals: list[Refusal]) -> Sample | None:
+def _encode(
+    entry: Entry,
+    recipe: ShardRecipe,
+    embedder: Embedder | None,
+    encoder: SentenceEncoder | None,
+    refusals: list[Refusal],
+) -> Sample | None:
     try:
-        image, (width, height) = encode_image(Path(recipe.faces) / entry.path, recipe.image)
+        image, (width, height) = encode_image(entry.image, recipe.image)
     except Rejected as error:
         refusals += refused(entry, str(error))
         return None
@@ -212,10 +245,15 @@ def _encode(entry: Entry, recipe: ShardRecipe, refusals: list[Refusal]) -> Sampl
             speech, speech_samples = encode_speech(entry.voice.path, recipe.audio)
         except Rejected as error:
             refusals.append(Refusal("voices", "rejected", str(error), entry.path, entry.voice.source))
-            entry = Entry(entry.path, entry.key, entry.identity, entry.captions, None)
+            entry = replace(entry, voice=None)
     reason = lacking(entry, recipe)
     if reason:
         refusals += refused(entry, reason)
+        return None
+    try:
+        embeddings = embedder.embed(entry, encoder) if embedder else None
+    except Rejected as error:
+        refusals += refused(entry, str(error))
         return None
     meta = {
         # Always the same keys and types: readers infer columns from the first samples.
@@ -227,7 +265,7 @@ def _encode(entry: Entry, recipe: ShardRecipe, refusals: list[Refusal]) -> Sampl
         "speech_source": entry.voice.source if entry.voice else "",
         "speech_samples": speech_samples,
     }
-    return Sample(entry.key, entry.identity, image, entry.captions, meta, speech, speech_samples)
+    return Sample(entry.key, entry.identity, image, entry.captions, meta, speech, speech_samples, embeddings)
 
 
 def _write_vocabulary(

@@ -7,7 +7,9 @@ Writing is in `t2f_dist.shard.writer`.
 
 import hashlib
 import json
+import math
 import os
+import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +19,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 FORMAT = "t2f-dist-shards"
-VERSION = 1
+VERSION = 2
 MANIFEST = "manifest.json"
 VOCABULARY = "vocabulary.json"
 REJECTED = "rejected.jsonl"
@@ -26,10 +28,14 @@ Kind = Literal["images", "captions", "voices"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 KINDS: tuple[Kind, ...] = ("images", "captions", "voices")
 
-# In the order in which the index names them; the first four are written to the tar in this order too.
-# "lod" is reserved for raw small levels of detail and absent in version 1.
-MEMBERS = ("image", "captions", "meta", "speech", "lod")
+# In the order in which the index names them; all but the last are written to the tar in this order too.
+# "lod" is reserved for raw small levels of detail and absent in version 2.
+MEMBERS = ("image", "captions", "meta", "speech", "embeddings", "lod")
 TAR_BLOCK = 512
+_NPY = re.compile(
+    rb"\x93NUMPY\x01\x00(..)\{'descr': '<f4', 'fortran_order': False, 'shape': \(([0-9]{1,9}), ([0-9]{1,9})\), \} *\n",
+    re.DOTALL,
+)
 KEY_LENGTH_MAX = 90  # a ustar name holds 100 bytes; longer ones would need a header of another size
 
 INDEX_DTYPE = np.dtype(
@@ -78,6 +84,21 @@ class VocabularyFile(Record):
     num_words: int
 
 
+class Embedding(Record):
+    """Of what the caption embeddings are: of a sentence encoder, or as the corpus brought them."""
+
+    size: int  # values a caption
+    model: str  # the name of the encoder's folder; empty for a corpus
+    sha256: str  # the fingerprint of the encoder's files (`t2f_dist.text.sentence`); empty for a corpus
+    source: Literal["model", "corpus"]
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Embedding":
+        if self.size < 1 or bool(self.sha256) != (self.source == "model"):
+            raise ValueError(f"an embedding of size {self.size} from {self.source!r} with sha256 {self.sha256!r}")
+        return self
+
+
 class Totals(Record):
     """What became of everything found in the corpus; `found` is always the sum of the other three.
 
@@ -106,6 +127,7 @@ class Manifest(Record):
     image_format: Literal["jpg", "png"]
     sample_rate_hz: int | None  # None: a corpus without voices
     vocabulary: VocabularyFile | None  # None: a corpus without captions
+    embedding: Embedding | None = None  # None: shards without caption embeddings
     splits: dict[SplitName, Split]
     totals: dict[Kind, Totals]
 
@@ -166,7 +188,7 @@ class Manifest(Record):
     @property
     def members(self) -> dict[str, str]:
         """Member -> file extension, for the members that every sample of this directory has in its tar."""
-        return members(self.image_format, with_speech=self.sample_rate_hz is not None)
+        return members(self.image_format, self.sample_rate_hz is not None, self.embedding is not None)
 
     def shards(self, split: str) -> tuple[Shard, ...]:
         """The shards of a split in order; none for a split that is empty.
@@ -196,10 +218,14 @@ class Manifest(Record):
         return content.decode()
 
 
-def members(image_format: str, with_speech: bool) -> dict[str, str]:
+def members(image_format: str, with_speech: bool, with_embeddings: bool = False) -> dict[str, str]:
     """Member -> file extension, in tar order."""
     names = {"image": image_format, "captions": "txt", "meta": "json"}
-    return names | {"speech": "flac"} if with_speech else names
+    if with_speech:
+        names["speech"] = "flac"
+    if with_embeddings:
+        names["embeddings"] = "npy"
+    return names
 
 
 def shard_name(split: str, number: int) -> str:
@@ -214,6 +240,25 @@ def identity_number(identity: str) -> int:
 def captions(content: bytes) -> list[str]:
     """The captions of a sample, in order, from its `captions` member."""
     return content.decode().splitlines()
+
+
+def embeddings(content: bytes) -> np.ndarray:
+    """The embeddings of a sample's captions, in their order, from its `embeddings` member: float32 [num_captions, D].
+
+    Raises:
+        DamagedSample: not a .npy of version 1.0 of just that, or with values that are not finite.
+    """
+    # Not np.load, which takes other dtypes and orders too, and evaluates what stands in the header.
+    header = _NPY.match(content)
+    if header is None or int.from_bytes(header[1], "little") != header.end() - 10:
+        raise DamagedSample("embeddings: not a .npy of version 1.0 with float32 [captions, values]")
+    shape = int(header[2]), int(header[3])
+    if len(content) != header.end() + 4 * math.prod(shape):
+        raise DamagedSample(f"embeddings: {len(content)} bytes are not those of {list(shape)}")
+    array = np.frombuffer(content, dtype="<f4", offset=header.end()).reshape(shape).copy()
+    if not np.isfinite(array).all():
+        raise DamagedSample("embeddings: values that are not finite")
+    return array
 
 
 def open_index(directory: str | Path, shard: Shard) -> np.ndarray:
@@ -267,7 +312,7 @@ def member(descriptor: int, record: np.void, name: str) -> bytes:
     return _checked(os.pread(descriptor, length, offset), record, name)
 
 
-def read_sample(descriptor: int, record: np.void, names: Sequence[str] = MEMBERS[:4]) -> dict[str, bytes]:
+def read_sample(descriptor: int, record: np.void, names: Sequence[str] = MEMBERS[:-1]) -> dict[str, bytes]:
     """Several members of a sample by one read: they stand side by side in the tar. As `member` otherwise."""
     spans = {
         name: (int(record[f"{name}_offset"]), int(record[f"{name}_length"]))

@@ -76,9 +76,13 @@ def table(directory: str | Path) -> str:
     manifest = Manifest.load(directory)
     voices = f", voices at {manifest.sample_rate_hz} Hz" if manifest.sample_rate_hz else ", no voices"
     vocabulary = f", vocabulary of {manifest.vocabulary.num_words} words" if manifest.vocabulary else ", no captions"
+    embeddings = ", no embeddings"
+    if manifest.embedding:
+        whose = f"by {manifest.embedding.model}" if manifest.embedding.source == "model" else "of the corpus"
+        embeddings = f", embeddings of {manifest.embedding.size} values {whose}"
     lines = [
         f"{directory}: {manifest.image_resolution}x{manifest.image_resolution} {manifest.image_format}"
-        f"{vocabulary}{voices}",
+        f"{vocabulary}{embeddings}{voices}",
         f"fingerprint {manifest.fingerprint}",
         "",
         f"{'':<11}{'found':>9}{'stored':>9}{'rejected':>9}{'unmatched':>10}",

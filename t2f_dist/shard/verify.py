@@ -31,7 +31,7 @@ def verify(directory: str | Path, decode: bool = False, progress: bool = True) -
     """Compare every file of a directory of shards with the manifest: sizes, checksums, counts, each member.
 
     Args:
-        decode: also decode each image and voice, and compare resolution, rate and length.
+        decode: also decode each image, voice and embedding, and compare resolution, rate, length and size.
         progress: show a bar of bytes.
 
     Returns:
@@ -88,7 +88,9 @@ def _verify_sample(descriptor: int, record: np.void, file: str, manifest: Manife
     for name in shard_format.MEMBERS:
         try:
             content = shard_format.member(descriptor, record, name)
-            reason = _undecodable(content, name, record, manifest) if decode and content else ""
+            # A sample may lack a voice, but not the embeddings that all of its directory have.
+            held = content or (name == "embeddings" and manifest.embedding)
+            reason = _undecodable(content, name, record, manifest) if decode and held else ""
         except shard_format.DamagedSample as error:
             reason = str(error)
         if reason:
@@ -115,6 +117,11 @@ def _undecodable(content: bytes, name: str, record: np.void, manifest: Manifest)
             return f"speech: {error}"
         if rate != manifest.sample_rate_hz or samples.shape != (int(record["speech_samples"]),):
             return f"speech: {samples.shape} samples at {rate} Hz, not as the index and the manifest say"
+    elif name == "embeddings":
+        array = shard_format.embeddings(content)
+        expected = (int(record["num_captions"]), manifest.embedding.size if manifest.embedding else 0)
+        if array.shape != expected:
+            return f"embeddings: {list(array.shape)}, not {list(expected)} as the index and the manifest say"
     return ""
 
 

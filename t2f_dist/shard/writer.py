@@ -19,7 +19,10 @@ from t2f_dist.shard import format as shard_format
 
 @dataclass(frozen=True)
 class Sample:
-    """What one sample is written from; `speech` is a mono PCM16 FLAC, or None."""
+    """What one sample is written from; `speech` is a mono PCM16 FLAC, or None.
+
+    `embeddings`, of shards that have them: float32 [num_captions, D].
+    """
 
     key: str
     identity: str
@@ -28,10 +31,11 @@ class Sample:
     meta: dict[str, Any]
     speech: bytes | None = None
     speech_samples: int = 0
+    embeddings: np.ndarray | None = None
 
 
 def write_shard(
-    path: Path, samples: Iterator[Sample], image_format: str, with_speech: bool
+    path: Path, samples: Iterator[Sample], image_format: str, with_speech: bool, with_embeddings: bool = False
 ) -> shard_format.Shard | None:
     """Write a tar and its index, each under a temporary name and then renamed: the index first, then the tar.
 
@@ -40,7 +44,7 @@ def write_shard(
     Raises:
         ValueError: a key that WebDataset would cut (a dot, a slash) or that does not fit a tar header.
     """
-    extensions = shard_format.members(image_format, with_speech)
+    extensions = shard_format.members(image_format, with_speech, with_embeddings)
     temporary = path.with_name(path.name + ".tmp")
     records = []
     with open(temporary, "wb") as stream:
@@ -79,6 +83,9 @@ def _write_sample(tar: tarfile.TarFile, sample: Sample, extensions: dict[str, st
         "meta": json.dumps(sample.meta, ensure_ascii=False, sort_keys=True).encode(),
         "speech": sample.speech or b"",
     }
+    if "embeddings" in extensions:
+        assert sample.embeddings is not None and len(sample.embeddings) == len(sample.captions), "one each caption"
+        contents["embeddings"] = _npy(np.ascontiguousarray(sample.embeddings, dtype="<f4"))
     record = np.zeros((), dtype=shard_format.INDEX_DTYPE)
     for name, extension in extensions.items():
         content = contents[name]

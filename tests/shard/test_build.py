@@ -18,8 +18,10 @@ from t2f_dist.shard import format as shard_format
 from t2f_dist.shard.build import build
 from t2f_dist.shard.format import Manifest
 from t2f_dist.shard.verify import verify
+from t2f_dist.text.sentence import SentenceEncoder
 from t2f_dist.text.vocabulary import Vocabulary
 from t2f_dist.text.words import words
+from tests.sentence_model import model_folder
 from tests.shard.raw import Corpus, draw, speak
 
 
@@ -243,3 +245,36 @@ def test_face2text_as_published(tmp_path: Path, captions: str):
     assert totals["voices"].stored == 400
     assert (totals["captions"].found, totals["captions"].stored) == (len(texts), len(spoken))
     assert sum(len(sample["captions"].splitlines()) for sample in stored(tmp_path / "out").values()) == len(spoken)
+
+
+def test_embeddings_are_the_models_whatever_the_workers(tmp_path: Path):
+    folder = model_folder()
+    corpus = Corpus(tmp_path / "corpus", people=8)
+    corpus.rows[0]["captions"] = []  # its voice is enough to keep it
+    corpus.write()
+    one = build(corpus.recipe(tmp_path / "one", embed=str(folder)), workers=1, progress=False)
+    two = build(corpus.recipe(tmp_path / "two", embed=str(folder)), workers=2, progress=False)
+    assert one.fingerprint == two.fingerprint
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+
+    encoder = SentenceEncoder(folder)
+    assert one.embedding is not None
+    assert (one.embedding.size, one.embedding.sha256) == (encoder.size, encoder.sha256)
+    found = stored(tmp_path / "one")
+    for row in corpus.rows:
+        sample = found[row["image"]]
+        captions = shard_format.captions(sample["captions"])
+        assert len(captions) == len(row["captions"])
+        assert np.array_equal(shard_format.embeddings(sample["embeddings"]), encoder.encode(captions))
+    assert verify(tmp_path / "one", decode=True, progress=False) == []
+
+
+def test_a_model_that_cannot_embed_is_found_out_before_anything_is_removed(corpus: Corpus, tmp_path: Path):
+    out = tmp_path / "out"
+    build(corpus.recipe(out), workers=1, progress=False)
+    before = files(out)
+    with pytest.raises(FileNotFoundError, match="no such folder of a sentence encoder"):
+        build(corpus.recipe(out, embed=str(tmp_path / "nowhere")), workers=1, overwrite=True, progress=False)
+    with pytest.raises(ValueError, match="no sentence-transformers model"):
+        build(corpus.recipe(out, embed=str(corpus.faces)), workers=1, overwrite=True, progress=False)
+    assert files(out) == before

@@ -1,5 +1,6 @@
 """The manifest, the index, and the reading of members."""
 
+import io
 import json
 import os
 import shutil
@@ -25,18 +26,19 @@ def every_sample(directory: Path):
 
 
 def test_the_index_layout_is_frozen():
-    """The bytes of version 1: a reader elsewhere counts on them."""
-    assert shard_format.VERSION == 1
-    assert shard_format.INDEX_DTYPE.itemsize == 5 * (8 + 4 + 4) + 8 + 2 + 4
+    """The bytes of version 2: a reader elsewhere counts on them."""
+    assert shard_format.VERSION == 2
+    assert shard_format.INDEX_DTYPE.itemsize == 6 * (8 + 4 + 4) + 8 + 2 + 4 == 110
     names = shard_format.INDEX_DTYPE.names or ()
     assert names[:4] == ("image_offset", "image_length", "image_crc32", "captions_offset")
+    assert names[9:15:3] == ("speech_offset", "embeddings_offset")
     assert names[-3:] == ("identity", "num_captions", "speech_samples")
 
 
 def test_one_read_and_single_members_agree(shards: Path):
     for _, descriptor, record in every_sample(shards):
         sample = shard_format.read_sample(descriptor, record)
-        assert set(sample) == {"image", "captions", "meta", "speech"}
+        assert list(sample) == ["image", "captions", "meta", "speech", "embeddings"]
         for name, content in sample.items():
             assert content == shard_format.member(descriptor, record, name)
             assert len(content) == record[f"{name}_length"]
@@ -46,13 +48,93 @@ def test_one_read_and_single_members_agree(shards: Path):
         assert record["num_captions"] == meta["num_captions"] == len(shard_format.captions(sample["captions"]))
         assert record["speech_samples"] == meta["speech_samples"]
         assert bool(sample["speech"]) == bool(meta["speech_source"])
-        assert shard_format.member(descriptor, record, "lod") == b""
+        assert sample["embeddings"] == shard_format.member(descriptor, record, "lod") == b""
 
 
 def test_names_asked_for_are_those_returned(shards: Path):
     _, descriptor, record = next(every_sample(shards))
     assert list(shard_format.read_sample(descriptor, record, ("speech", "captions"))) == ["speech", "captions"]
     assert shard_format.read_sample(descriptor, record, ("lod",)) == {"lod": b""}
+
+
+def npy(array: np.ndarray, version: tuple[int, int] = (1, 0)) -> bytes:
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, array, version=version, allow_pickle=True)
+    return stream.getvalue()
+
+
+def test_every_caption_has_its_embedding(embedded: Path):
+    manifest = Manifest.load(embedded)
+    assert manifest.embedding is not None
+    assert (manifest.embedding.size, manifest.embedding.model, manifest.embedding.source) == (384, "model", "model")
+    assert list(manifest.members.values()) == ["jpg", "txt", "json", "flac", "npy"]
+    counts = set()
+    for _, descriptor, record in every_sample(embedded):
+        array = shard_format.embeddings(shard_format.read_sample(descriptor, record)["embeddings"])
+        assert array.shape == (record["num_captions"], 384)
+        assert array.flags.writeable
+        counts.add(int(record["num_captions"]))
+    assert counts == {0, 2}
+
+
+@pytest.mark.parametrize("shape", [(0, 384), (1, 1), (3, 7)])
+def test_embeddings_round_trip(shape: tuple[int, int]):
+    array = np.random.Generator(np.random.Philox(key=1)).standard_normal(shape, dtype=np.float32)
+    found = shard_format.embeddings(npy(array))
+    assert found.dtype == np.float32
+    assert np.array_equal(found, array)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x93NUMPY",
+        b"not numbers",
+        npy(np.zeros((2, 3)))[:-1],
+        npy(np.zeros((2, 3), np.float32))[:-1],
+        npy(np.zeros((2, 3), np.float32)) + b"\0",
+        npy(np.zeros((2, 3), np.float32), version=(2, 0)),
+        npy(np.zeros((2, 3), np.float64)),
+        npy(np.zeros((2, 3), ">f4")),
+        npy(np.zeros(6, np.float32)),
+        npy(np.asfortranarray(np.zeros((2, 3), np.float32))),
+        npy(np.array([[np.nan, 0]], np.float32)),
+        npy(np.array([[np.inf, 0]], np.float32)),
+        npy(np.array([[None, {}]], dtype=object)),
+        npy(np.zeros((2, 3), np.float32)).replace(b"(2, 3)", b"(9, 9)"),
+        npy(np.zeros((2, 3), np.float32)).replace(b"(2, 3)", b"(-1,-6)"),
+    ],
+)
+def test_what_is_no_embedding_is_refused(content: bytes):
+    with pytest.raises(shard_format.DamagedSample, match="embeddings: ."):
+        shard_format.embeddings(content)
+
+
+def test_any_header_either_reads_or_is_refused():
+    whole = npy(np.ones((2, 3), np.float32))
+    for place in range(len(whole) - 24):
+        for bit in range(8):
+            content = bytearray(whole)
+            content[place] ^= 1 << bit
+            try:
+                found = shard_format.embeddings(bytes(content))
+            except shard_format.DamagedSample:
+                continue
+            assert found.dtype == np.float32 and found.size == 6
+
+
+def test_an_embedding_has_a_size_and_an_origin():
+    shard_format.Embedding(size=3, model="", sha256="", source="corpus")
+    for wrong in ({"size": 0}, {"source": "model"}, {"sha256": "ab"}):
+        with pytest.raises(ValidationError):
+            shard_format.Embedding(**{"size": 3, "model": "", "sha256": "", "source": "corpus"} | wrong)
+
+
+def test_an_older_version_is_refused(tmp_path: Path):
+    (tmp_path / "manifest.json").write_text('{"format": "t2f-dist-shards", "version": 1}')
+    with pytest.raises(ValueError, match="format version 1; this t2f-dist reads 2: build the shards again"):
+        Manifest.load(tmp_path)
 
 
 def test_fingerprint_follows_the_content(shards: Path):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,15 @@ def test_table_holds_the_totals(shards: Path):
     for kind, totals in manifest.totals.items():
         line = next(line for line in text.splitlines() if line.startswith(kind))
         assert line.split()[1:] == [str(number) for number in totals.model_dump().values()]
+
+
+def test_table_names_the_embeddings(shards: Path, embedded: Path, tmp_path: Path):
+    assert ", no embeddings," in table(shards).splitlines()[0]
+    assert ", embeddings of 384 values by model," in table(embedded).splitlines()[0]
+    copy = Path(shutil.copytree(embedded, tmp_path / "copy"))
+    brought = shard_format.Embedding(size=384, model="", sha256="", source="corpus")
+    Manifest.load(copy).model_copy(update={"embedding": brought}).save(copy)
+    assert ", embeddings of 384 values of the corpus," in table(copy).splitlines()[0]
 
 
 def test_the_sheet_shows_the_faces_pixel_by_pixel(shards: Path):

@@ -1,5 +1,6 @@
 """Damage is found, and named by file and sample."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from t2f_dist.shard import format as shard_format
 from t2f_dist.shard.format import Manifest
 from t2f_dist.shard.verify import verify
+from t2f_dist.shard.writer import Sample, write_shard
 
 
 @pytest.fixture
@@ -36,6 +38,67 @@ def test_a_flipped_byte_names_its_sample(copy: Path, name: str):
     (damage,) = verify(copy, progress=False)
     assert (damage.file, damage.key) == (shard.name, shard_format.sample_key(descriptor, record))
     assert name in damage.what
+
+
+@pytest.fixture
+def embedded_copy(embedded: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(embedded, tmp_path / "embedded"))
+
+
+def test_embeddings_are_whole_and_a_flipped_bit_is_found(embedded_copy: Path):
+    assert verify(embedded_copy, decode=True, progress=False) == []
+    shard = Manifest.load(embedded_copy).shards("train")[0]
+    record = next(record for record in shard_format.open_index(embedded_copy, shard) if record["num_captions"])
+    descriptor = shard_format.open_shard(embedded_copy, shard)
+    flip(embedded_copy / shard.name, int(record["embeddings_offset"]) + int(record["embeddings_length"]) - 1)
+    (damage,) = verify(embedded_copy, progress=False)
+    assert (damage.file, damage.key) == (shard.name, shard_format.sample_key(descriptor, record))
+    assert "embeddings" in damage.what
+
+
+def test_embeddings_of_another_size_than_promised(embedded_copy: Path, shards: Path):
+    manifest = Manifest.load(embedded_copy)
+    assert manifest.embedding is not None
+    num_samples = sum(manifest.num_samples(split) for split in shard_format.SPLITS)
+    other = manifest.embedding.model_copy(update={"size": 100})
+    manifest.model_copy(update={"embedding": other}).save(embedded_copy)
+    assert verify(embedded_copy, progress=False) == []
+    damage = verify(embedded_copy, decode=True, progress=False)
+    assert len(damage) == num_samples
+    assert {found.what for found in damage} == {
+        f"embeddings: [{count}, 384], not [{count}, 100] as the index and the manifest say" for count in (0, 2)
+    }
+    # shards without any, of which the manifest says that they have some
+    copy = Path(shutil.copytree(shards, embedded_copy.with_name("plain")))
+    plain = Manifest.load(copy)
+    plain.model_copy(update={"embedding": other}).save(copy)
+    damage = verify(copy, decode=True, progress=False)
+    assert len(damage) == sum(plain.num_samples(split) for split in shard_format.SPLITS)
+
+
+@pytest.mark.parametrize(
+    ("rows", "value", "reason"), [(2, np.nan, "not finite"), (1, 0.0, r"\[1, 384\], not \[2, 384\]")]
+)
+def test_embeddings_that_were_written_wrong(embedded_copy: Path, rows: int, value: float, reason: str):
+    manifest = Manifest.load(embedded_copy)
+    shard = manifest.shards("train")[0]
+    path = embedded_copy / shard.name
+    samples = [
+        Sample("good", "x", b"", ["a", "b"], {}, embeddings=np.zeros((2, 384), np.float32)),
+        Sample("bad", "x", b"", ["a", "b"][:rows], {}, embeddings=np.full((rows, 384), value, np.float32)),
+    ]
+    written = write_shard(path, iter(samples), "jpg", True, True)
+    assert written is not None
+    index = np.array(shard_format.open_index(embedded_copy, written))
+    index["num_captions"] = 2
+    np.save(embedded_copy / written.index, index)
+    digest = shard_format.digest((embedded_copy / written.index).read_bytes())
+    written = written.model_copy(update={"index_sha256": digest})
+    split = shard_format.Split(num_samples=2, shards=(written,))
+    manifest.model_copy(update={"splits": {"train": split}}).save(embedded_copy)
+    damage = [found for found in verify(embedded_copy, decode=True, progress=False) if "embeddings" in found.what]
+    assert [(found.file, found.key) for found in damage] == [(written.name, "bad")]
+    assert re.search(reason, damage[0].what)
 
 
 def test_every_byte_of_a_tar_counts(copy: Path):

@@ -4,24 +4,28 @@ import json
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from t2f_dist.shard import format as shard_format
 from t2f_dist.shard.build import build
 from t2f_dist.shard.format import Manifest
 from t2f_dist.shard.writer import Sample, write_shard
+from tests.sentence_model import model_folder
 
 
 def sample(key: str = "a", **changes) -> Sample:
     return Sample(**{"key": key, "identity": "x", "image": b"i", "captions": ["c"], "meta": {}} | changes)
 
 
-def test_members_in_order_plain_ustar(shards: Path):
-    for shard in Manifest.load(shards).shards("train"):
-        with tarfile.open(shards / shard.name) as tar:
+@pytest.mark.parametrize("fixture", ["shards", "embedded"])
+def test_members_in_order_plain_ustar(fixture: str, request: pytest.FixtureRequest):
+    directory = request.getfixturevalue(fixture)
+    suffixes = ["jpg", "txt", "json", "flac"] + ["npy"] * (fixture == "embedded")
+    for shard in Manifest.load(directory).shards("train"):
+        with tarfile.open(directory / shard.name) as tar:
             members = tar.getmembers()
-        assert len(members) == 4 * shard.num_samples
-        assert [member.name.split(".")[1] for member in members] == ["jpg", "txt", "json", "flac"] * shard.num_samples
+        assert [member.name.split(".")[1] for member in members] == suffixes * shard.num_samples
         assert not any(member.pax_headers or member.mtime or member.uid for member in members)
 
 
@@ -73,6 +77,16 @@ def test_webdataset_reads_them(shards: Path):
         assert found["flac"][:4] == (b"fLaC" if meta["speech_source"] else b"")
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_webdataset_decodes_embeddings(embedded: Path):
+    webdataset = pytest.importorskip("webdataset")
+    urls = [str(embedded / shard.name) for shard in Manifest.load(embedded).shards("train")]
+    for found in webdataset.WebDataset(urls, shardshuffle=False).decode():
+        assert found["npy"].shape == (found["json"]["num_captions"], 384)
+        assert found["npy"].dtype == np.float32
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_hugging_face_datasets_reads_them(corpus, tmp_path: Path):
     datasets = pytest.importorskip("datasets")
@@ -105,3 +119,28 @@ def test_hugging_face_datasets_reads_voices(shards: Path, tmp_path: Path):
     assert voices == [bool(row["json"]["speech_source"]) for row in loaded["train"]]
     assert any(voices)
     assert not all(voices)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("named", [True, False])
+def test_hugging_face_datasets_reads_embeddings(corpus, tmp_path: Path, named: bool):
+    """With columns that are named, and with columns that it finds out itself."""
+    datasets = pytest.importorskip("datasets")
+    if named:
+        corpus.rows[0]["captions"] = []  # no rows: nothing that a type could be read from
+        corpus.write()
+    out = tmp_path / "shards"
+    recipe = corpus.recipe(out, speech=None, embed=str(model_folder()), split={"validation": 0, "test": 0})
+    manifest = build(recipe, workers=1, progress=False)
+    features = None
+    if named:
+        text, number = datasets.Value("string"), datasets.Value("int64")
+        meta = {"identity": text, "source": text, "speech_source": text, "num_captions": number}
+        meta |= dict.fromkeys(["source_width", "source_height", "speech_samples"], number)
+        columns = {"__key__": text, "__url__": text, "jpg": datasets.Image(), "txt": text, "json": meta}
+        features = datasets.Features(columns | {"npy": datasets.List(datasets.List(datasets.Value("float32")))})
+    files = {"train": [str(out / shard.name) for shard in manifest.shards("train")]}
+    loaded = datasets.load_dataset("webdataset", data_files=files, features=features, cache_dir=str(tmp_path / "c"))
+    assert loaded["train"].num_rows == manifest.num_samples("train")
+    for row in loaded["train"]:
+        assert [len(embedding) for embedding in row["npy"]] == [384] * row["json"]["num_captions"]
