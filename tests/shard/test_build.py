@@ -278,3 +278,42 @@ def test_a_model_that_cannot_embed_is_found_out_before_anything_is_removed(corpu
     with pytest.raises(ValueError, match="no sentence-transformers model"):
         build(corpus.recipe(out, embed=str(corpus.faces)), workers=1, overwrite=True, progress=False)
     assert files(out) == before
+
+
+def write_hdf5(path: Path, size: int = 12) -> dict[str, np.ndarray]:
+    """Twelve classes of two images with three captions each, in the layout hdf5; returns the embeddings by image."""
+    h5py = pytest.importorskip("h5py")
+    random = np.random.Generator(np.random.Philox(key=7))
+    arrays = {}
+    with h5py.File(path, "w") as file:
+        for number in range(24):
+            name = f"image{number:02d}"
+            draw(path.parent / f"{name}.png", number, size=(16, 16))
+            content = (path.parent / f"{name}.png").read_bytes()
+            arrays[name] = random.standard_normal((3, size), dtype=np.float32)
+            for caption, values in enumerate(arrays[name]):
+                group = file.create_group(f"train/{name}_{caption}")
+                group["name"], group["class"] = name, f"class {number // 2}"
+                group["img"], group["embeddings"] = np.void(content), values
+                group["txt"] = "" if number == 5 and caption == 1 else f"bird {number} in words {caption}"
+    arrays["image05"] = arrays["image05"][[0, 2]]
+    return arrays
+
+
+def test_embeddings_of_the_corpus_stay_with_their_captions(tmp_path: Path):
+    arrays = write_hdf5(tmp_path / "birds.h5")
+    fields = {"layout": "hdf5", "captions": None, "speech": None, "faces": str(tmp_path / "birds.h5")}
+    corpus = Corpus(tmp_path / "none", people=0)
+    manifest = build(corpus.recipe(tmp_path / "out", **fields), workers=1, progress=False)
+    assert manifest.embedding == shard_format.Embedding(size=12, model="", sha256="", source="corpus")
+    found = stored(tmp_path / "out")
+    assert found.keys() == arrays.keys()
+    for name, sample in found.items():
+        assert np.array_equal(shard_format.embeddings(sample["embeddings"]), arrays[name])
+    assert verify(tmp_path / "out", decode=True, progress=False) == []
+
+    recipe = corpus.recipe(tmp_path / "embedded", **fields, embed=str(model_folder()))
+    other = build(recipe, workers=1, progress=False)
+    assert other.embedding is not None
+    assert (other.embedding.source, other.embedding.size) == ("model", 384)
+    assert verify(tmp_path / "embedded", decode=True, progress=False) == []
