@@ -141,46 +141,61 @@ def resolve(
 
 
 def _explain(model: type[pydantic.BaseModel], problem: Any) -> str:
-    location = problem["loc"]
-    dotted = ".".join(str(part) for part in location)
+    place, section = _locate(model, problem["loc"])
+    dotted = ".".join(place)
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
-        known = _known_keys(model, location[:-1])
-        near = difflib.get_close_matches(str(location[-1]), known, n=1)
+        known = list(section.model_fields) if section else []
+        near = difflib.get_close_matches(place[-1], known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(sorted(known))}"
         return f"unknown key {dotted} ({hint})"
     if problem["type"] == "missing":
         return f"{dotted} is required"
+    if problem["type"] == "union_tag_not_found":
+        return f"{dotted}.kind is required: it says which section this is"
+    if problem["type"] == "union_tag_invalid":
+        tags = problem["ctx"]["expected_tags"].replace("'", "")
+        return f"{dotted}.kind is {problem['ctx']['tag']!r}: choose one of {tags}"
     if problem["type"] == "value_error":
         return f"{dotted}: {message}" if dotted else message
     value = problem["input"]
     return f"{dotted} is {value!r}: {message[0].lower()}{message[1:]}"
 
 
-def _known_keys(model: Any, location: tuple[Any, ...]) -> list[str]:
-    """The keys of the section at `location`, found by walking the annotations."""
-    for part in location:
+def _locate(model: Any, location: tuple[Any, ...]) -> tuple[list[str], Any]:
+    """The keys that lead to a value as a file writes them, and the section in which the last of them stands.
+
+    Where a section has several kinds, pydantic's location names the kind as well, which is no key.
+    """
+    place: list[str] = []
+    section: Any = model
+    choices: list[Any] = []  # the sections that the value at `place` may be
+    for number, part in enumerate(location):
+        kinds = {_kind(choice): choice for choice in choices} if len(choices) > 1 else {}
+        if part in kinds:
+            section, choices = kinds[part], [kinds[part]]
+            continue
+        if len(choices) == 1:
+            section = choices[0]
+        place.append(str(part))
         if isinstance(part, int):
             continue
-        field = model.model_fields.get(part) if _is_section(model) else None
-        if field is None:
-            return []
-        model = _section_in(field.annotation)
-    return list(model.model_fields) if _is_section(model) else []
+        field = section.model_fields.get(part) if section else None
+        choices = _sections_in(field.annotation) if field else []
+        if number < len(location) - 1 and not choices:
+            section = None
+    return place, section
 
 
-def _is_section(model: Any) -> bool:
-    return isinstance(model, type) and issubclass(model, pydantic.BaseModel)
+def _kind(section: type[pydantic.BaseModel]) -> Any:
+    field = section.model_fields.get("kind")
+    return field.default if field else None
 
 
-def _section_in(annotation: Any) -> Any:
-    if _is_section(annotation):
-        return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        found = _section_in(argument)
-        if found is not None:
-            return found
-    return None
+def _sections_in(annotation: Any) -> list[Any]:
+    if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+        return [annotation]
+    return [section for argument in getattr(annotation, "__args__", ()) for section in _sections_in(argument)]
 
 
 def dump(model: pydantic.BaseModel) -> str:

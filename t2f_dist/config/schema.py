@@ -1,8 +1,8 @@
 """Every field of a training configuration: one YAML file a run, every key typed, units in the names.
 
-What changes the weights stands here; what changes only where a run takes place stands in `launch/`. Batch sizes are
-global: they are shared out over the ranks, and never depend on how many there are. Time is counted in images shown
-to the discriminator.
+The sections of the networks, the condition and the losses stand in files of their own. What changes the weights stands
+here; what changes only where a run takes place stands in `launch/`. Batch sizes are global: they are shared out over
+the ranks, and never depend on how many there are. Time is counted in images shown to the discriminator.
 """
 
 from __future__ import annotations
@@ -12,12 +12,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from t2f_dist.config.condition import Augmentation, Condition, Direct, Projection, Waveform
 from t2f_dist.config.load import Section
-
-NonNegativeFloat = Annotated[float, Field(ge=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-RESOLUTIONS = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
+from t2f_dist.config.loss import Ada, DiffAugment, Loss
+from t2f_dist.config.networks import (
+    RESOLUTIONS,
+    Dcgan,
+    DcganCritic,
+    Msggan,
+    MsgganCritic,
+    Progan,
+    ProganCritic,
+)
+from t2f_dist.config.numbers import Fraction, NonNegativeInt
 
 
 class Data(Section):
@@ -28,78 +35,17 @@ class Data(Section):
     shuffle_window_shards: PositiveInt = 16  # samples are shuffled within this many shards; shards over the epoch
     flip: bool = False  # mirror half of the images
     max_words: PositiveInt = 100  # a longer caption is cut
-    mismatch_candidates: PositiveInt = 1  # the mismatched caption is the nearest in words of this many
+    mismatch_candidates: PositiveInt = 1  # the mismatched sample is the nearest in words of this many
     num_workers: NonNegativeInt = 2  # loader processes a rank; 0 reads in the training process
     max_damaged_fraction: Fraction = 0.001  # of images read; past it the run stops
 
 
-class TextEncoder(Section):
-    """LSTM over word embeddings (T2F; Hochreiter & Schmidhuber 1997)."""
+class BatchNorm(Section):
+    """Batch normalisation, wherever a network has it, is over groups of consecutive positions: however many ranks
+    share a batch, the statistics are the same."""
 
-    embedding_size: PositiveInt = 32
-    hidden_size: PositiveInt = 32  # a direction
-    num_layers: PositiveInt = 1
-    bidirectional: bool = True
-    pooling: Literal["mean", "last"] = "mean"
-    trained_by: Literal["discriminator", "generator"] = "discriminator"
-
-    @property
-    def output_size(self) -> int:
-        """Width of the caption embedding."""
-        return self.hidden_size * (2 if self.bidirectional else 1)
-
-
-class Conditioning(Section):
-    """Conditioning augmentation (StackGAN, 1612.03242, section 3.2): the condition is drawn around the embedding."""
-
-    size: PositiveInt = 32
-    kl_weight: NonNegativeFloat = 0.01
-
-
-class Generator(Section):
-    z_size: PositiveInt = 48
-    channels: tuple[PositiveInt, ...]  # one a resolution: 4, 8, 16, ...
-    convs_per_block: Literal[1, 2] = 2
-
-
-class Discriminator(Section):
-    channels: tuple[PositiveInt, ...]  # one a resolution: 4, 8, 16, ...
-    convs_per_block: Literal[1, 2] = 2
-    halving: Literal["pool", "stride"] = "pool"  # of the image's size: average pooling, or a convolution at stride 2
-    stddev_group_size: PositiveInt = 4  # minibatch standard deviation over this many consecutive positions
-    head: Literal["concat", "projection"] = "projection"
-    head_size: PositiveInt = 128  # width to which the caption embedding is compressed or projected
-
-
-class Penalty(Section):
-    """Gradient penalty on the discriminator; `every_images` makes it lazy, its weight then grows to match."""
-
-    kind: Literal["none", "r1", "wgan_gp"] = "r1"
-    weight: NonNegativeFloat = 0.5  # gamma of R1 (1801.04406, equation 9), lambda of WGAN-GP (1704.00028, equation 3)
-    every_images: PositiveInt = 1  # 1 = each step
-
-
-class Contrastive(Section):
-    """InfoNCE between image and caption features (XMC-GAN, 2101.04702) within groups of consecutive positions."""
-
-    discriminator_weight: NonNegativeFloat = 0.0  # on reals
-    generator_weight: NonNegativeFloat = 0.0  # on fakes
-    size: PositiveInt = 64
-    temperature: PositiveFloat = 0.1
-    group_size: PositiveInt = 16
-    hard_negatives: bool = True  # each image also meets the mismatched captions of its group
-
-    @property
-    def used(self) -> bool:
-        return self.discriminator_weight > 0 or self.generator_weight > 0
-
-
-class Loss(Section):
-    adversarial: Literal["non_saturating", "wgan"] = "non_saturating"
-    drift_weight: NonNegativeFloat = 0.0
-    matching_weight: NonNegativeFloat = 1.0  # real image with a mismatched caption counts as fake (1605.05396)
-    penalty: Penalty = Penalty()
-    contrastive: Contrastive = Contrastive()
+    group_size: Annotated[int, Field(ge=2)] = 16
+    momentum: Fraction = 0.1  # a step's share in the running statistics with which a snapshot draws
 
 
 class Adam(Section):
@@ -112,7 +58,26 @@ class Adam(Section):
 class Optimizer(Section):
     generator: Adam = Adam()
     discriminator: Adam = Adam()
-    text_encoder: Adam = Adam()
+    condition: Adam = Adam()  # of the encoders
+
+
+class Turns(Section):
+    """Steps of the discriminator to one of the generator: 1 is a turn each.
+
+    The published WGAN code begins with many more, for some steps of the generator and again at intervals.
+    """
+
+    discriminator_steps: PositiveInt = 1
+    warm_up_discriminator_steps: PositiveInt = 100
+    warm_up_generator_steps: NonNegativeInt = 0  # the first so many
+    warm_up_every_generator_steps: NonNegativeInt = 0  # and each so-many-th one; 0: none
+
+
+class WarmStart(Section):
+    """Weights to begin with, of networks of the same shape; a run that resumes does not look at them."""
+
+    generator: str | None = None  # a snapshot, or the folder of a run
+    discriminator: str | None = None  # the folder of a run, or of one of its checkpoints
 
 
 class Stage(Section):
@@ -152,8 +117,9 @@ class Train(Section):
 class Log(Section):
     every_images: PositiveInt = 5_000
     grid_every_images: PositiveInt = 50_000
-    grid_captions: PositiveInt = 8  # rows: captions of the validation split (of the training split where it is empty)
-    grid_images: PositiveInt = 8  # columns: faces a caption
+    grid_rows: PositiveInt = 8  # conditions of the validation split (of the training split where it is empty)
+    grid_images: PositiveInt = 8  # columns: faces a condition
+    held_out_images: NonNegativeInt = 64  # of either split, whose scores by the discriminator are compared
 
 
 class Wandb(Section):
@@ -179,12 +145,16 @@ class Config(Section):
     run: str = "runs/run"  # folder of the checkpoints, snapshots, logs and pictures
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     data: Data
-    text_encoder: TextEncoder = TextEncoder()
-    conditioning: Conditioning = Conditioning()
-    generator: Generator
-    discriminator: Discriminator
+    condition: Condition = Condition()
+    conditioning: Annotated[Augmentation | Projection | Direct, Field(discriminator="kind")] = Direct()
+    generator: Annotated[Progan | Msggan | Dcgan, Field(discriminator="kind")]
+    discriminator: Annotated[ProganCritic | MsgganCritic | DcganCritic, Field(discriminator="kind")]
     loss: Loss = Loss()
+    augment: Annotated[Ada | DiffAugment, Field(discriminator="kind")] | None = None
+    warm_start: WarmStart = WarmStart()
     optimizer: Optimizer = Optimizer()
+    turns: Turns = Turns()
+    batch_norm: BatchNorm = BatchNorm()
     stages: tuple[Stage, ...]
     ema: Ema = Ema()
     train: Train = Train()
@@ -215,49 +185,125 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
-        needed = RESOLUTIONS.index(self.stages[-1].resolution) + 1
-        for name, channels in (
-            ("generator.channels", self.generator.channels),
-            ("discriminator.channels", self.discriminator.channels),
-        ):
-            if len(channels) != needed:
+        last = self.stages[-1].resolution
+        for name, network in (("generator", self.generator), ("discriminator", self.discriminator)):
+            if network.resolution != last:
+                change = RESOLUTIONS.index(last) - RESOLUTIONS.index(network.resolution)
                 raise ValueError(
-                    f"{name} has {len(channels)} entries; resolutions 4 to {self.stages[-1].resolution} need {needed}"
+                    f"{name}.channels has {len(network.channels)} entries, for {network.resolution} pixels, and the"
+                    f" last stage is of {last}: give {len(network.channels) + change}"
                 )
-        contrastive = self.loss.contrastive
-        if contrastive.generator_weight and not contrastive.discriminator_weight:
+            if not network.grows and any(s.resolution != last for s in self.stages):
+                raise ValueError(f"{name}.kind {network.kind} does not grow: give every stage the resolution {last}")
+        if (self.generator.kind == "msggan") != (self.discriminator.kind == "msggan"):
             raise ValueError(
-                "loss.contrastive.generator_weight without discriminator_weight follows a head that nothing trains:"
-                " set discriminator_weight too"
+                f"generator.kind {self.generator.kind} and discriminator.kind {self.discriminator.kind}: msggan draws"
+                " and judges an image at every resolution, so both must be msggan, or neither"
             )
-        if self.loss.adversarial != "wgan" and self.loss.penalty.kind == "wgan_gp":
-            raise ValueError("loss.penalty.kind wgan_gp belongs to loss.adversarial wgan; use r1 or none")
+        if not self.generator.z_size and not self.condition.modalities:
+            raise ValueError("generator.z_size is 0, and there is no condition: nothing to draw from; give z_size")
+        self._check_condition()
+        self._check_loss()
         for stage in self.stages:
             if stage.batch_size % self.group_size:
                 raise ValueError(
                     f"batch_size {stage.batch_size} at resolution {stage.resolution} must be a multiple of"
-                    f" {self.group_size}, the images that a loss term compares with each other"
-                    " (discriminator.stddev_group_size, loss.contrastive.group_size)"
+                    f" {self.group_size}, the images that layers and loss terms compare with each other"
+                    f" ({', '.join(self._group_sizes())})"
                 )
         return self
 
+    def _check_condition(self) -> None:
+        conditional = bool(self.condition.modalities)
+        if conditional == (self.discriminator.head == "unconditional"):
+            raise ValueError(
+                f"discriminator.head {self.discriminator.head} with "
+                + (
+                    f"the condition {', '.join(self.condition.modalities)}: use concat or projection"
+                    if conditional
+                    else "no condition: use unconditional, or give condition.caption, .speech or .identity"
+                )
+            )
+        if conditional:
+            return
+        if not isinstance(self.conditioning, Direct):
+            raise ValueError(f"conditioning.kind {self.conditioning.kind} has no condition to work on: use direct")
+        for name, used in (
+            ("loss.matching.weight", self.loss.matching.weight),
+            ("loss.matching.interpolation_weight", self.loss.matching.interpolation_weight),
+            ("loss.contrastive.discriminator_weight", self.loss.contrastive.discriminator_weight),
+            ("loss.identity.condition_weight", self.loss.identity.condition_weight),
+        ):
+            if used:
+                raise ValueError(f"{name} is {used}, and there is no condition: set it to 0")
+
+    def _check_loss(self) -> None:
+        loss = self.loss
+        if loss.contrastive.generator_weight and not loss.contrastive.discriminator_weight:
+            raise ValueError(
+                "loss.contrastive.generator_weight without discriminator_weight follows a head that nothing trains:"
+                " set discriminator_weight too"
+            )
+        kinds = [penalty.kind for penalty in loss.penalties]
+        if len(set(kinds)) < len(kinds):
+            raise ValueError(f"loss.penalties names {max(kinds, key=kinds.count)} twice: give each kind once")
+        if "wgan_gp" in kinds and loss.adversarial.kind != "wgan":
+            raise ValueError("loss.penalties wgan_gp belongs to loss.adversarial.kind wgan; use r1 or r2")
+        if kinds and self.discriminator.normalizes_batches:
+            raise ValueError(
+                f"loss.penalties {kinds[0]} asks for the gradient of each image alone, and batch normalisation in the"
+                " discriminator mixes them: set discriminator.batch_norm false, or use loss.weight_clip instead"
+            )
+        if loss.adversarial.real_label < 1 and loss.adversarial.kind not in ("non_saturating", "least_squares"):
+            raise ValueError(
+                f"loss.adversarial.real_label belongs to labels, and {loss.adversarial.kind} has none: set it to 1,"
+                " or use non_saturating or least_squares"
+            )
+
+    def _group_sizes(self) -> dict[str, int]:
+        sizes = {f"discriminator.{name}": size for name, size in self.discriminator.group_sizes.items()}
+        sizes |= {f"loss.{name}": size for name, size in self.loss.group_sizes.items()}
+        normalizing = (
+            self.generator.normalizes_batches,
+            self.discriminator.normalizes_batches,
+            isinstance(self.conditioning, Projection),
+            isinstance(self.condition.speech, Waveform),
+            self.loss.identity.used,
+        )
+        return sizes | ({"batch_norm.group_size": self.batch_norm.group_size} if any(normalizing) else {})
+
     @property
     def group_size(self) -> int:
-        """Consecutive positions that no rank and no micro-batch may cut: the largest group of any loss term.
+        """Consecutive positions that no rank and no micro-batch may cut: the largest group of any layer or term.
 
         Every group size in use divides it (checked here), so that cutting at its multiples cuts no group.
         """
-        sizes = [self.discriminator.stddev_group_size]
-        if self.loss.contrastive.used:
-            sizes.append(self.loss.contrastive.group_size)
-        if max(sizes) % min(sizes):
-            raise ValueError(
-                f"discriminator.stddev_group_size {sizes[0]} and loss.contrastive.group_size {sizes[-1]}:"
-                " one must divide the other"
-            )
-        return max(sizes)
+        sizes = self._group_sizes()
+        largest = max(sizes, key=lambda name: sizes[name], default="")
+        for name, size in sizes.items():
+            if sizes[largest] % size:
+                raise ValueError(f"{name} {size} does not divide {largest} {sizes[largest]}: give one that does")
+        return sizes.get(largest, 1)
 
     @property
     def total_images(self) -> int:
         """Images shown by the end of the last stage."""
         return sum(stage.num_images for stage in self.stages)
+
+    @property
+    def noise_size(self) -> int:
+        """Unit normal numbers that conditioning augmentation takes for a sample."""
+        return self.conditioning.size if isinstance(self.conditioning, Augmentation) else 0
+
+    @property
+    def kl_weight(self) -> float:
+        return self.conditioning.kl_weight if isinstance(self.conditioning, Augmentation) else 0.0
+
+    @property
+    def needs_mismatched(self) -> frozenset[str]:
+        """What a step looks at of a sample of another identity: its "condition", its "image", both, or nothing."""
+        matching, contrastive = self.loss.matching, self.loss.contrastive
+        needed = {matching.mismatched} if matching.weight else set()
+        if matching.interpolation_weight or (contrastive.used and contrastive.hard_negatives):
+            needed.add("condition")
+        return frozenset(needed)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+Inputs = dict[str, tuple[Tensor, Tensor]]
+"""Modality -> values, padded with 0 to the longest, and the length of each sample's, int64 [N]; 0: it has none."""
 
 
 class Damage(NamedTuple):
@@ -25,83 +28,101 @@ class Item(NamedTuple):
 
     position: int
     image: np.ndarray  # uint8 [R, R, 3]
-    tokens: list[int]
-    mismatched_tokens: list[int]
+    condition: Mapping[str, np.ndarray]
+    mismatched: Mapping[str, np.ndarray]
+    mismatched_image: np.ndarray  # uint8 [R, R, 3], or empty
+    identity: int  # uint64
+    identity_class: int  # its number in the training split, -1 where it has none
     z: np.ndarray  # float64 [Z]
-    condition_noise: np.ndarray  # float64 [S]
+    noise: np.ndarray  # float64 [S]
     mixing: float
+    dropout_key: int
+    augment: np.ndarray  # float64 [3, K]
     damage: tuple[Damage, ...]
 
 
 @dataclass
 class Batch:
-    """N consecutive positions: a rank's share of a global batch, or a part of it.
-
-    Captions are padded with 0 to the longest of the share; `*_lengths` say where each ends.
-    """
+    """N consecutive positions: a rank's share of a global batch, or a part of it."""
 
     positions: Tensor  # int64 [N]
     images: Tensor  # uint8 [N, 3, R, R]
-    tokens: Tensor  # int64 [N, T]
-    lengths: Tensor  # int64 [N], stays on the CPU
-    mismatched_tokens: Tensor  # int64 [N, T']
-    mismatched_lengths: Tensor  # int64 [N], stays on the CPU
+    condition: Inputs
+    mismatched: Inputs  # of another identity, without what this position does without
+    mismatched_images: Tensor  # uint8 [N, 3, R, R], or [N, 3, 0, 0] where no step looks at them
+    identities: Tensor  # int64 [N], the bits of the index's uint64
+    identity_classes: Tensor  # int64 [N], -1: none
     z: Tensor  # float64 [N, Z] unit normal
-    condition_noise: Tensor  # float64 [N, S] unit normal
+    noise: Tensor  # float64 [N, S] unit normal, of the conditioning
     mixing: Tensor  # float64 [N] uniform in [0, 1)
+    dropout_keys: Tensor  # int64 [N]
+    augment: Tensor  # float64 [N, 3, K] uniform in [0, 1): for reals, for fakes, for the fakes of the generator's step
     damage: tuple[Damage, ...] = ()
 
     def __len__(self) -> int:
         return len(self.positions)
 
-    def _each(self, change) -> Batch:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Batch(**{k: change(k, v) if isinstance(v, Tensor) else v for k, v in values.items()})
+    def _each(self, change: Callable[[Tensor], Tensor], change_lengths: Callable[[Tensor], Tensor]) -> Batch:
+        def changed(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return change(value)
+            if isinstance(value, dict):
+                return {name: (change(values), change_lengths(lengths)) for name, (values, lengths) in value.items()}
+            return value
+
+        return Batch(**{field.name: changed(getattr(self, field.name)) for field in fields(self)})
 
     def pin_memory(self) -> Batch:
-        return self._each(lambda _, value: value.pin_memory())
+        return self._each(Tensor.pin_memory, Tensor.pin_memory)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
         """Tensors on `device`, noise in `dtype`; lengths stay where packing needs them."""
 
-        def move(name: str, value: Tensor) -> Tensor:
-            if name.endswith("lengths"):
-                return value
+        def move(value: Tensor) -> Tensor:
             return value.to(device, dtype if value.is_floating_point() else None, non_blocking=True)
 
-        return self._each(move)
+        return self._each(move, lambda lengths: lengths)
 
     def split(self, num_parts: int) -> list[Batch]:
         """Equal parts of consecutive positions, in order."""
         assert len(self) % num_parts == 0
         size = len(self) // num_parts
-        return [
-            self._each(lambda _, value, start=start: value[start : start + size]) for start in range(0, len(self), size)
-        ]
+        starts = range(0, len(self), size)
+        cuts: list[Callable[[Tensor], Tensor]] = [lambda value, s=start: value[s : s + size] for start in starts]
+        return [self._each(cut, cut) for cut in cuts]
 
 
 def collate(items: Sequence[Item]) -> Batch:
     """N items of one resolution, in the order of their positions -> a batch of N, on the CPU."""
-    tokens, lengths = _pad([item.tokens for item in items])
-    mismatched_tokens, mismatched_lengths = _pad([item.mismatched_tokens for item in items])
-    images = torch.from_numpy(np.stack([item.image for item in items]))
     return Batch(
         positions=torch.tensor([item.position for item in items]),
-        images=images.permute(0, 3, 1, 2).contiguous(),
-        tokens=tokens,
-        lengths=lengths,
-        mismatched_tokens=mismatched_tokens,
-        mismatched_lengths=mismatched_lengths,
+        images=_images([item.image for item in items]),
+        condition=collate_condition([item.condition for item in items]),
+        mismatched=collate_condition([item.mismatched for item in items]),
+        mismatched_images=_images([item.mismatched_image for item in items]),
+        identities=torch.from_numpy(np.array([item.identity for item in items], dtype=np.uint64).view(np.int64)),
+        identity_classes=torch.tensor([item.identity_class for item in items]),
         z=torch.from_numpy(np.stack([item.z for item in items])),
-        condition_noise=torch.from_numpy(np.stack([item.condition_noise for item in items])),
+        noise=torch.from_numpy(np.stack([item.noise for item in items])),
         mixing=torch.tensor([item.mixing for item in items], dtype=torch.float64),
+        dropout_keys=torch.tensor([item.dropout_key for item in items]),
+        augment=torch.from_numpy(np.stack([item.augment for item in items])),
         damage=tuple(damage for item in items for damage in item.damage),
     )
 
 
-def _pad(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    lengths = np.array([len(sequence) for sequence in sequences])
-    padded = np.zeros((len(sequences), lengths.max()), dtype=np.int64)
-    for row, sequence in zip(padded, sequences, strict=True):
-        row[: len(sequence)] = sequence
+def collate_condition(conditions: Sequence[Mapping[str, np.ndarray]]) -> Inputs:
+    """N conditions of the same modalities -> their values, padded together, and lengths."""
+    return {name: _pad([condition[name] for condition in conditions]) for name in conditions[0]}
+
+
+def _images(images: Sequence[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+
+
+def _pad(rows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    lengths = np.array([len(row) for row in rows])
+    padded = np.zeros((len(rows), max(1, lengths.max()), *rows[0].shape[1:]), dtype=rows[0].dtype)
+    for target, row in zip(padded, rows, strict=True):
+        target[: len(row)] = row
     return torch.from_numpy(padded), torch.from_numpy(lengths)

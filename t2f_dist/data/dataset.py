@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,78 +12,109 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
+from t2f_dist.config.condition import LogMel, Lstm, Modality, Stored, Waveform
+from t2f_dist.config.loss import AUGMENT_DRAWS
 from t2f_dist.data.batch import Damage, Item
+from t2f_dist.data.captions import Caption, Captions, similarity
 from t2f_dist.data.order import Order, Place, Window
 from t2f_dist.data.positions import Stream, draw
+from t2f_dist.data.shards import Shards
+from t2f_dist.data.speech import listen
 from t2f_dist.shard import format as shard_format
-from t2f_dist.text.vocabulary import UNKNOWN, Vocabulary
+from t2f_dist.text.vocabulary import Vocabulary
 
 MAX_SUBSTITUTES = 16  # damaged samples in a row before the data is given up
 MAX_IDENTITY_TRIES = 64  # draws in search of another identity
-MAX_OPEN_SHARDS = 64
-MAX_CACHED_CAPTIONS = 16384  # samples whose words are kept: about as many as a window of shards holds
+NO_DRAWS = np.zeros((3, 0))
+
+Condition = dict[str, np.ndarray]
+"""Modality -> tokens int64 [T], stored embedding float32 [1, D], voice int16 [T] or class int64 [1]; empty: none."""
 
 
-class OpenShard(NamedTuple):
-    descriptor: int  # of the tar
-    index: np.ndarray  # [samples] records
-    identities: list[int]  # [samples]; the same as in the index, but fast to look up one by one
+@dataclass(frozen=True)
+class Wanted:
+    """What an item holds beside its image.
 
-    def member(self, row: int, name: str) -> bytes:
-        return shard_format.member(self.descriptor, self.index[row], name)
+    Attributes:
+        modalities: of the condition, by name.
+        mismatched: "condition", "image", both or neither: of a sample of another identity.
+        mismatch_candidates: that sample is, of this many, the one whose caption shares the largest part of its words
+            with the sample's own: the nearer, the finer the difference to be learnt.
+        z_size, noise_size: lengths of the noise vectors.
+        flip: mirror half of the images.
+        max_words: captions are cut to this many words.
+        identities: number the identities of the split.
+        dropout, augment: draw what decides the generator's dropout, and the augmentation.
+    """
+
+    modalities: Mapping[str, Modality] = field(default_factory=dict)
+    mismatched: frozenset[str] = frozenset()
+    mismatch_candidates: int = 1
+    z_size: int = 0
+    noise_size: int = 0
+    flip: bool = False
+    max_words: int = 100
+    identities: bool = False
+    dropout: bool = False
+    augment: bool = False
 
 
-Caption = tuple[list[int], int]  # word numbers in order, and which words they are, a bit each
+class Example(NamedTuple):
+    """A sample's whole condition, with nothing drawn."""
+
+    condition: Condition
+    label: str  # for people: its caption, else whose voice or identity it is
 
 
 class Samples(Dataset[Item]):
     """Random access by (position, resolution); the same item in every process.
 
     Args:
-        shards: folder with manifest.json.
+        folder: with manifest.json.
         split: train, validation or test.
         seed: of the run; with the position it decides everything drawn.
         window_shards: see `Order`.
-        z_size, condition_size: lengths of the noise vectors.
-        flip: mirror half of the images.
-        max_words: captions are cut to this many words.
-        mismatch_candidates: the mismatched caption is, of this many captions of other identities, the one that shares
-            the largest part of its words with the sample's own: the nearer, the finer the difference to be learnt.
+        wanted: what an item holds.
+        train_split: the split whose identities are numbered; one that is not in it has no class.
 
     Raises:
-        FileNotFoundError, ValueError: the shards are missing, damaged, or hold nothing in `split`.
+        FileNotFoundError, ValueError: the shards are missing, damaged, hold nothing in `split`, or lack a modality.
     """
 
     def __init__(
         self,
-        shards: str | Path,
+        folder: str | Path,
         split: str,
         seed: int,
-        *,
         window_shards: int,
-        z_size: int,
-        condition_size: int,
-        flip: bool = False,
-        max_words: int = 100,
-        mismatch_candidates: int = 1,
+        wanted: Wanted,
+        train_split: str | None = None,
     ):
-        self.folder = Path(shards)
-        self.manifest = shard_format.Manifest.load(self.folder)
-        self.shards = self.manifest.shards(split)
-        if not self.shards:
-            filled = [name for name in shard_format.SPLITS if self.manifest.num_samples(name)]
-            raise ValueError(f"{self.folder} has no sample in the split {split!r}; there are some in {filled}")
-        self.vocabulary = Vocabulary.from_json(self.manifest.read_vocabulary(self.folder))
-        self.order = Order([shard.num_samples for shard in self.shards], seed, window_shards)
+        self.folder = Path(folder)
+        self.shards = Shards(self.folder, split)
+        self.manifest = self.shards.manifest
+        self.order = Order([shard.num_samples for shard in self.shards.listed], seed, window_shards)
         self.seed = seed
-        self.z_size = z_size
-        self.condition_size = condition_size
-        self.flip = flip
-        self.max_words = max_words
-        self.mismatch_candidates = mismatch_candidates
-        self._open: dict[int, OpenShard] = {}
-        self._process = os.getpid()
-        self._captions: dict[Place, list[Caption]] = {}
+        self.wanted = wanted
+        self.caption = wanted.modalities.get("caption")
+        self.speech = wanted.modalities.get("speech")
+        _check_held(self.manifest, self.folder, wanted.modalities)
+        self.vocabulary: Vocabulary | None = None
+        self.captions: Captions | None = None
+        if self.caption is not None and self.manifest.vocabulary is not None:
+            self.vocabulary = Vocabulary.from_json(self.manifest.read_vocabulary(self.folder))
+            self.captions = Captions(self.vocabulary, wanted.max_words)
+        self.identities: list[int] = []  # in the order of their classes
+        if wanted.identities or "identity" in wanted.modalities:
+            other = train_split not in (None, split)
+            numbered = Shards(self.folder, train_split) if other and train_split else self.shards
+            self.identities = numbered.identities().tolist()
+        self._classes = {identity: number for number, identity in enumerate(self.identities)}
+        # In the order of the tar, so that one read spans them.
+        self._names = ["image"]
+        self._names += ["captions"] if self.captions else []
+        self._names += ["speech"] if self.speech else []
+        self._names += ["embeddings"] if isinstance(self.caption, Stored) else []
 
     def __getitem__(self, request: tuple[int, int]) -> Item:
         position, resolution = request
@@ -91,124 +123,185 @@ class Samples(Dataset[Item]):
         for attempt in range(MAX_SUBSTITUTES):
             place = window.place(index)
             try:
-                image, captions = self._read(place, resolution)
+                members = self._members(place)
+                image = decode(members["image"], resolution)
+                choice = int(draw(self.seed, Stream.CAPTION, position).integers(2**32))
+                condition = self._condition(place, members, choice, self._start(position, 0))
                 break
             except shard_format.DamagedSample as error:
-                damage.append(Damage(position, self.shards[place.shard].name, place.row, str(error)))
+                damage.append(Damage(position, self.shards.listed[place.shard].name, place.row, str(error)))
                 index = int(draw(self.seed, Stream.SUBSTITUTE, position, attempt).integers(len(window)))
         else:
             raise ValueError(
                 f"{MAX_SUBSTITUTES} damaged samples in a row at position {position}, the last in {damage[-1].shard}:"
                 f" {damage[-1].reason}; run `t2f-dist verify {self.folder}`"
             )
-        tokens, _ = captions[int(draw(self.seed, Stream.CAPTION, position).integers(len(captions)))]
-        if self.flip and draw(self.seed, Stream.FLIP, position).random() < 0.5:
-            image = image[:, ::-1]
+        withheld = self._withheld(position, condition)
+        mismatched, other_image = self._mismatched(position, resolution, window, place, choice, condition)
+        wanted = self.wanted
+        if wanted.flip and draw(self.seed, Stream.FLIP, position).random() < 0.5:
+            image, other_image = image[:, ::-1], other_image[:, ::-1]
+        identity = self.shards.identity(place)
         return Item(
             position=position,
             image=image,
-            tokens=tokens,
-            mismatched_tokens=self._mismatched(position, window, place, tokens),
-            z=draw(self.seed, Stream.Z, position).standard_normal(self.z_size),
-            condition_noise=draw(self.seed, Stream.CONDITION, position).standard_normal(self.condition_size),
+            condition=_without(condition, withheld),
+            mismatched=_without(mismatched, withheld),
+            mismatched_image=other_image,
+            identity=identity,
+            identity_class=self._classes.get(identity, -1),
+            z=draw(self.seed, Stream.Z, position).standard_normal(wanted.z_size),
+            noise=draw(self.seed, Stream.CONDITION, position).standard_normal(wanted.noise_size),
             mixing=float(draw(self.seed, Stream.MIXING, position).random()),
+            dropout_key=int(draw(self.seed, Stream.DROPOUT, position).integers(2**63)) if wanted.dropout else 0,
+            augment=draw(self.seed, Stream.AUGMENT, position).random((3, AUGMENT_DRAWS))
+            if wanted.augment
+            else NO_DRAWS,
             damage=tuple(damage),
         )
 
-    def _read(self, place: Place, resolution: int) -> tuple[np.ndarray, list[Caption]]:
-        if place in self._captions:
-            return decode(self._shard(place.shard).member(place.row, "image"), resolution), self._captions[place]
-        members = self.members(place)
-        return decode(members["image"], resolution), self._encode(place, members["captions"])
+    def _members(self, place: Place) -> dict[str, bytes]:
+        kept = self.captions is not None and self.captions.get(place) is not None
+        return self.shards.members(place, [name for name in self._names if not (kept and name == "captions")])
 
-    def _encode(self, place: Place, content: bytes) -> list[Caption]:
-        """A sample's captions as word numbers, kept at hand; a sample without any is one unknown word."""
-        texts = shard_format.captions(content) or [""]
-        captions = [self.vocabulary.encode(text, self.max_words) or [UNKNOWN] for text in texts]
-        if len(self._captions) >= MAX_CACHED_CAPTIONS:
-            self._captions.clear()
-        self._captions[place] = [(tokens, _word_set(tokens)) for tokens in captions]
-        return self._captions[place]
+    def _start(self, position: int, part: int) -> float:
+        return float(draw(self.seed, Stream.SPEECH, position, part).random()) if self.speech else 0.0
 
-    def _mismatched(self, position: int, window: Window, place: Place, own: list[int]) -> list[int]:
-        """A caption of another identity from the same window: the nearest in words of some candidates."""
-        identity = self._shard(place.shard).identities[place.row]
-        own_words = _word_set(own)
-        nearest: list[int] = []
-        similarity, found = -1.0, 0
-        num_draws = self.mismatch_candidates + MAX_IDENTITY_TRIES
-        draws = draw(self.seed, Stream.MISMATCH, position).integers(2**32, size=(num_draws, 2)).tolist()
-        for which, choice in draws:
+    def _condition(self, place: Place, members: dict[str, bytes], choice: int, start: float) -> Condition:
+        """All that a sample has of what is wanted: the caption that a number chooses, the voice from `start` on."""
+        condition: Condition = {}
+        if self.captions is not None and self.captions.get(place) is None:
+            self.captions.read(place, members["captions"])
+        if isinstance(self.caption, Lstm):
+            assert self.captions is not None
+            captions = self.captions.get(place)
+            condition["caption"] = captions[choice % len(captions)].tokens if captions else np.zeros(0, np.int64)
+        elif self.caption is not None:
+            rows = shard_format.embeddings(members["embeddings"])
+            which = choice % max(1, len(rows))
+            condition["caption"] = rows[which : which + 1]
+        if isinstance(self.speech, LogMel | Waveform):
+            content = members["speech"]
+            condition["speech"] = listen(content, self.speech.seconds, start) if content else np.zeros(0, np.int16)
+        if "identity" in self.wanted.modalities:
+            number = self._classes.get(self.shards.identity(place))
+            condition["identity"] = np.array([] if number is None else [number], dtype=np.int64)
+        return condition
+
+    def _withheld(self, position: int, condition: Condition) -> set[str]:
+        """Modalities that this position does without; never all of those that it has."""
+        shares = {name: modality.dropout for name, modality in self.wanted.modalities.items()}
+        if not any(shares.values()):
+            return set()
+        draws = dict(zip(shares, draw(self.seed, Stream.MODALITY, position).random(len(shares)), strict=True))
+        present = [name for name in shares if len(condition[name])]
+        withheld = {name for name in present if draws[name] < shares[name]}
+        if present and len(withheld) == len(present):
+            withheld.remove(max(present, key=lambda name: draws[name] / shares[name]))
+        return withheld
+
+    def _mismatched(
+        self, position: int, resolution: int, window: Window, place: Place, choice: int, own: Condition
+    ) -> tuple[Condition, np.ndarray]:
+        """The condition and the image of a sample of another identity; empty where they are not wanted."""
+        condition: Condition = {name: values[:0] for name, values in own.items()}
+        image = np.zeros((0, 0, 3), np.uint8)
+        if not self.wanted.mismatched:
+            return condition, image
+        for other, other_choice in self._nearest(position, window, place, choice, own):
+            try:
+                members = self._members(other)
+                if "condition" in self.wanted.mismatched:
+                    condition = self._condition(other, members, other_choice, self._start(position, 1))
+                if "image" in self.wanted.mismatched:
+                    image = decode(members["image"], resolution)
+            except shard_format.DamagedSample:
+                continue  # counted where it is read as a sample
+            return condition, image
+        raise ValueError(
+            f"{self.folder}: no second identity within {self.order.window_shards} shards of position {position}:"
+            " mismatched conditions and images need at least two; raise data.shuffle_window_shards, or shard with"
+            " --identity"
+        )
+
+    def _nearest(
+        self, position: int, window: Window, place: Place, choice: int, own: Condition
+    ) -> list[tuple[Place, int]]:
+        """Samples of other identities that have what the sample has, the nearest in words first; the caption each."""
+        identity, num = self.shards.identity(place), self.wanted.mismatch_candidates
+        has_voice = len(own.get("speech", ())) > 0
+        own_caption = self._caption(place, choice)
+        found: list[tuple[float, Place, int]] = []
+        draws = draw(self.seed, Stream.MISMATCH, position).integers(2**32, size=(num + MAX_IDENTITY_TRIES, 2))
+        for which, other_choice in draws.tolist():
             other = window.place(which % len(window))
-            shard = self._shard(other.shard)
-            if shard.identities[other.row] == identity:
+            if self.shards.identity(other) == identity or (has_voice and not self.shards.has_voice(other)):
                 continue
-            captions = self._captions.get(other)
-            if captions is None:
-                try:
-                    captions = self._encode(other, shard.member(other.row, "captions"))
-                except shard_format.DamagedSample:
-                    continue  # counted where it is read as a sample
-            tokens, words = captions[choice % len(captions)]
-            overlap = (words & own_words).bit_count() / (words | own_words).bit_count()  # Jaccard
-            if overlap > similarity:
-                nearest, similarity = tokens, overlap
-            found += 1
-            if found == self.mismatch_candidates:
+            caption = self._caption(other, other_choice) if own_caption else None
+            if own_caption and not caption:
+                continue
+            found.append((similarity(own_caption, caption) if own_caption and caption else 0.0, other, other_choice))
+            if len(found) == num:
                 break
-        if not nearest:
-            raise ValueError(
-                f"{self.folder}: no second identity within {self.order.window_shards} shards of position {position}:"
-                " mismatched captions need at least two; raise data.shuffle_window_shards, or shard with --identity"
-            )
-        return nearest
+        return [(other, other_choice) for _, other, other_choice in sorted(found, key=lambda each: -each[0])]
 
-    def _shard(self, number: int) -> OpenShard:
-        if self._process != os.getpid():  # a forked loader process must not share file descriptors
-            self._open, self._process = {}, os.getpid()
-        if number not in self._open:
-            while len(self._open) >= MAX_OPEN_SHARDS:
-                oldest = next(iter(self._open))
-                os.close(self._open.pop(oldest).descriptor)
-            shard = self.shards[number]
-            index = np.asarray(shard_format.open_index(self.folder, shard))
-            descriptor = shard_format.open_shard(self.folder, shard)
-            self._open[number] = OpenShard(descriptor, index, index["identity"].tolist())
-        return self._open[number]
+    def _caption(self, place: Place, choice: int) -> Caption | None:
+        """The caption of a sample that a number chooses; None where it has none, or is damaged."""
+        if self.captions is None:
+            return None
+        captions = self.captions.get(place)
+        if captions is None:
+            try:
+                captions = self.captions.read(place, self.shards.members(place, ["captions"])["captions"])
+            except shard_format.DamagedSample:
+                return None  # counted where it is read as a sample
+        return captions[choice % len(captions)] if captions else None
 
-    def members(self, place: Place) -> dict[str, bytes]:
-        """The encoded image and captions of a sample. Raises DamagedSample."""
-        shard = self._shard(place.shard)
-        return shard_format.read_sample(shard.descriptor, shard.index[place.row], ("image", "captions"))
-
-    def some_captions(self, num: int) -> list[str]:
-        """The first caption of the first `num` samples that have one, in the order of the shards; no two the same."""
-        found: dict[str, None] = {}
-        for number, shard in enumerate(self.shards):
+    def examples(self, num: int) -> list[Example]:
+        """The first samples that have all that is wanted, in the order of the shards; no two of the same label."""
+        found: dict[str, Example] = {}
+        for number, shard in enumerate(self.shards.listed):
             for row in range(shard.num_samples):
+                place = Place(number, row)
                 try:
-                    captions = shard_format.captions(self._shard(number).member(row, "captions"))
+                    members = self._members(place)
+                    condition = self._condition(place, members, choice=0, start=0.0)
                 except shard_format.DamagedSample:
                     continue  # counted where it is read as a sample
-                found.update(dict.fromkeys(captions[:1]))
+                if not all(len(values) for values in condition.values()):
+                    continue
+                label = self._label(place, condition)
+                found.setdefault(label, Example(condition, label))
                 if len(found) == num:
-                    return list(found)
-        return list(found)
+                    return list(found.values())
+        return list(found.values())
+
+    def _label(self, place: Place, condition: Condition) -> str:
+        voice = f"voice of {self.shards.key(place)}" if "speech" in condition else ""
+        if self.caption is None:
+            return voice or f"identity of {self.shards.key(place)}"
+        texts = shard_format.captions(self.shards.members(place, ["captions"])["captions"])
+        return f"{texts[0]} ({voice})" if voice else texts[0]
 
     def close(self) -> None:
         """Close the tars that this process has open."""
-        if self._process == os.getpid():
-            for shard in self._open.values():
-                os.close(shard.descriptor)
-        self._open = {}
+        self.shards.close()
 
 
-def _word_set(tokens: list[int]) -> int:
-    """Whole numbers as sets: union, intersection and size are single operations."""
-    words = 0
-    for token in tokens:
-        words |= 1 << token
-    return words
+def _check_held(manifest: shard_format.Manifest, folder: Path, modalities: Mapping[str, Modality]) -> None:
+    """Raise ValueError for a modality that the shards lack."""
+    if isinstance(modalities.get("caption"), Lstm) and manifest.vocabulary is None:
+        raise ValueError(f"{folder} holds no captions: shard with --captions, or set condition.caption null")
+    if isinstance(modalities.get("caption"), Stored) and manifest.embedding is None:
+        raise ValueError(
+            f"{folder} holds no caption embeddings: shard with --embed MODEL_DIR, or use condition.caption.kind lstm"
+        )
+    if "speech" in modalities and manifest.sample_rate_hz is None:
+        raise ValueError(f"{folder} holds no voices: shard with --speech, or set condition.speech null")
+
+
+def _without(condition: Condition, withheld: set[str]) -> Condition:
+    return {name: values[:0] if name in withheld else values for name, values in condition.items()}
 
 
 def decode(content: bytes, resolution: int) -> np.ndarray:

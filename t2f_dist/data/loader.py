@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from t2f_dist.config.schema import Config
 from t2f_dist.data.batch import Batch, collate
-from t2f_dist.data.dataset import Samples
+from t2f_dist.data.dataset import Samples, Wanted
 
 
 class RankPositions(Sampler[list[tuple[int, int]]]):
@@ -39,22 +39,30 @@ class RankPositions(Sampler[list[tuple[int, int]]]):
 
 
 def open_samples(config: Config, split: str | None = None) -> Samples:
-    """The samples that a configuration names. Raises ValueError where its shards are too small for its last stage."""
-    samples = Samples(
-        config.data.shards,
-        split or config.data.split,
-        config.seed,
-        window_shards=config.data.shuffle_window_shards,
+    """The samples that a configuration names.
+
+    Raises ValueError where its shards are too small for its last stage, or lack what it is conditioned on.
+    """
+    data = config.data
+    wanted = Wanted(
+        modalities=config.condition.modalities,
+        mismatched=config.needs_mismatched,
+        mismatch_candidates=data.mismatch_candidates,
         z_size=config.generator.z_size,
-        condition_size=config.conditioning.size,
-        flip=config.data.flip,
-        max_words=config.data.max_words,
-        mismatch_candidates=config.data.mismatch_candidates,
+        noise_size=config.noise_size,
+        flip=data.flip,
+        max_words=data.max_words,
+        identities=config.loss.identity.used,
+        dropout=config.generator.drops_out,
+        augment=config.augment is not None,
+    )
+    samples = Samples(
+        data.shards, split or data.split, config.seed, data.shuffle_window_shards, wanted, train_split=data.split
     )
     stored, needed = samples.manifest.image_resolution, config.stages[-1].resolution
     if stored < needed or stored % needed:
         raise ValueError(
-            f"{config.data.shards} holds images of {stored} pixels and the last stage draws {needed}:"
+            f"{data.shards} holds images of {stored} pixels and the last stage draws {needed}:"
             f" shard again with --resolution {needed}, or end the stages earlier"
         )
     return samples

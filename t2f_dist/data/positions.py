@@ -23,6 +23,10 @@ class Stream(IntEnum):
     CONDITION = 6  # conditioning augmentation
     MIXING = 7  # between real and fake, for the gradient penalty
     SUBSTITUTE = 8  # for a damaged sample
+    MODALITY = 9  # which modalities are withheld
+    SPEECH = 10  # where in a long voice to listen
+    DROPOUT = 11  # key of a sample's dropout masks
+    AUGMENT = 12  # of what the discriminator sees
 
 
 def draw(seed: int, stream: Stream, position: int, part: int = 0) -> np.random.Generator:

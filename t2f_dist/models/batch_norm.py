@@ -91,6 +91,9 @@ class GroupBatchNorm(nn.Module):
         """Move the running statistics towards `statistics` [2, F] by `momentum`, and forget what was seen."""
         self.running_mean.lerp_(statistics[0].to(self.running_mean), self.momentum)
         self.running_var.lerp_(statistics[1].to(self.running_var), self.momentum)
+        self.forget()
+
+    def forget(self) -> None:
         self._sum, self._num_forwards = None, 0
 
     def extra_repr(self) -> str:

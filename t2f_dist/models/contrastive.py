@@ -1,25 +1,25 @@
-"""Image and caption features in one space, for the contrastive term (XMC-GAN, 2101.04702, section 4)."""
+"""Image and condition features in one space, for the contrastive term (XMC-GAN, 2101.04702, section 4)."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from t2f_dist.config import schema
+from t2f_dist.config import loss
 from t2f_dist.models.layers import EqualizedLinear, at_least_float32
 
 
 class ContrastiveHead(nn.Module):
     """Two linear maps onto the unit sphere of `size` dimensions. [N, ...], [N, E] -> [N, S], [N, S]"""
 
-    def __init__(self, config: schema.Contrastive, feature_size: int, embedding_size: int):
+    def __init__(self, config: loss.Contrastive, feature_size: int, embedding_size: int):
         super().__init__()
         self.image = EqualizedLinear(feature_size, config.size)
-        self.caption = EqualizedLinear(embedding_size, config.size)
+        self.condition = EqualizedLinear(embedding_size, config.size)
 
     def images(self, features: Tensor) -> Tensor:
         pooled = features.mean(dim=(2, 3)) if features.dim() == 4 else features
         return F.normalize(at_least_float32(self.image(pooled)), dim=1)
 
-    def captions(self, embedding: Tensor) -> Tensor:
-        return F.normalize(at_least_float32(self.caption(embedding)), dim=1)
+    def conditions(self, embedding: Tensor) -> Tensor:
+        return F.normalize(at_least_float32(self.condition(embedding)), dim=1)

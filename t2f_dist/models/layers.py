@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+Images = tuple[Tensor, ...]
+"""[N, 3, r, r] for each resolution that a network draws or judges at once, the smallest first."""
+
 SLOPE = 0.2  # of every leaky rectifier
 
 

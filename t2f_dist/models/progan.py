@@ -14,11 +14,14 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from t2f_dist.config import schema
-from t2f_dist.config.schema import RESOLUTIONS
+from t2f_dist.config import networks
+from t2f_dist.config.networks import RESOLUTIONS
+from t2f_dist.config.schema import BatchNorm
+from t2f_dist.models.heads import HEADS
 from t2f_dist.models.layers import (
     EqualizedConv2d,
     EqualizedLinear,
+    Images,
     at_least_float32,
     downsample,
     leaky,
@@ -26,6 +29,10 @@ from t2f_dist.models.layers import (
     pixel_norm,
     upsample,
 )
+
+
+def _linear(x: Tensor) -> Tensor:
+    return x
 
 
 class GeneratorStem(nn.Module):
@@ -60,9 +67,11 @@ class GeneratorBlock(nn.Module):
 class Generator(nn.Module):
     """Latent -> image in about [-1, 1]; the last layer is linear, as in 1710.10196."""
 
-    def __init__(self, config: schema.Generator, condition_size: int):
+    def __init__(self, config: networks.Progan, condition_size: int, batch_norm: BatchNorm):
         super().__init__()
+        del batch_norm  # pixel normalisation in its place
         channels = config.channels
+        self.normalize_latent = config.normalize_latent
         self.stem = GeneratorStem(condition_size + config.z_size, channels[0])
         self.blocks = nn.ModuleDict(
             {
@@ -79,16 +88,18 @@ class Generator(nn.Module):
         old = [self.to_rgb[str(resolution // 2)]] if fading else []
         return [self.stem, *blocks, self.to_rgb[str(resolution)], *old]
 
-    def forward(self, condition: Tensor, z: Tensor, resolution: int, alpha: float) -> Tensor:
-        """condition [N, S], z [N, Z], alpha in [0, 1] (1: the newest block alone) -> [N, 3, R, R]."""
-        x = before = self.stem(torch.cat([condition, z], dim=1))
+    def forward(self, condition: Tensor, z: Tensor, resolution: int, alpha: float, dropout_key: Tensor) -> Images:
+        """condition [N, S], z [N, Z], alpha in [0, 1] (1: the newest block alone) -> one of [N, 3, R, R]."""
+        del dropout_key
+        latent = torch.cat([condition, z], dim=1)
+        x = before = self.stem(pixel_norm(latent) if self.normalize_latent else latent)
         for r in RESOLUTIONS[1 : RESOLUTIONS.index(resolution) + 1]:
             before, x = x, self.blocks[str(r)](x)
         image = at_least_float32(self.to_rgb[str(resolution)](x))
         if alpha >= 1 or resolution == 4:
-            return image
+            return (image,)
         old = upsample(at_least_float32(self.to_rgb[str(resolution // 2)](before)))
-        return old + alpha * (image - old)
+        return (old + alpha * (image - old),)
 
 
 class DiscriminatorBlock(nn.Module):
@@ -112,55 +123,14 @@ class DiscriminatorBlock(nn.Module):
         return downsample(x) if self.pool else x
 
 
-class ConcatHead(nn.Module):
-    """T2F's final block: the compressed embedding is tiled over 4x4 and joined to the image's features."""
-
-    def __init__(self, channels: int, embedding_size: int, head_size: int):
-        super().__init__()
-        self.feature_size = channels
-        self.compress = EqualizedLinear(embedding_size, head_size)
-        self.join = EqualizedConv2d(channels + head_size, channels, 1)
-        self.conv = EqualizedConv2d(channels, channels, 4)
-        self.out = EqualizedLinear(channels, 1)
-
-    def features(self, x: Tensor) -> Tensor:  # [N, C, 4, 4] -> [N, C, 4, 4]
-        return x
-
-    def forward(self, features: Tensor, embedding: Tensor) -> Tensor:
-        tiled = self.compress(embedding)[:, :, None, None].expand(-1, -1, 4, 4)
-        x = leaky(self.join(torch.cat([features, tiled.to(features.dtype)], dim=1)))
-        return self.out(leaky(self.conv(x)).flatten(1)).squeeze(1)
-
-
-class ProjectionHead(nn.Module):
-    """Score plus inner product of image and embedding (Miyato & Koyama 2018, 1802.05637, equation 3)."""
-
-    def __init__(self, channels: int, embedding_size: int, head_size: int):
-        super().__init__()
-        self.feature_size = channels
-        self.scale = head_size**-0.5
-        self.conv = EqualizedConv2d(channels, channels, 4)
-        self.out = EqualizedLinear(channels, 1)
-        self.image = EqualizedLinear(channels, head_size)
-        self.caption = EqualizedLinear(embedding_size, head_size)
-
-    def features(self, x: Tensor) -> Tensor:  # [N, C, 4, 4] -> [N, C]
-        return leaky(self.conv(x)).flatten(1)
-
-    def forward(self, features: Tensor, embedding: Tensor) -> Tensor:
-        match = (self.image(features) * self.caption(embedding)).sum(dim=1) * self.scale
-        return self.out(features).squeeze(1) + match
-
-
-HEADS = {"concat": ConcatHead, "projection": ProjectionHead}
-
-
 class Discriminator(nn.Module):
     """Image -> features, once; features and any embedding -> logit, cheaply (for matched and mismatched captions)."""
 
-    def __init__(self, config: schema.Discriminator, embedding_size: int):
+    def __init__(self, config: networks.ProganCritic, embedding_size: int, batch_norm: BatchNorm):
         super().__init__()
+        del batch_norm  # none in a critic that may be penalised
         channels = config.channels
+        self.activate_rgb = leaky if config.from_rgb_activation else _linear
         self.stddev_group_size = config.stddev_group_size
         self.from_rgb = nn.ModuleDict(
             {str(r): EqualizedConv2d(3, c, 1, gain=1.0) for r, c in zip(RESOLUTIONS, channels, strict=False)}
@@ -183,13 +153,18 @@ class Discriminator(nn.Module):
         old = [self.from_rgb[str(resolution // 2)]] if fading else []
         return [self.from_rgb[str(resolution)], *old, *blocks, self.final, self.head]
 
-    def features(self, images: Tensor, resolution: int, alpha: float) -> Tensor:
-        """images [N, 3, R, R] -> [N, C, 4, 4] (concat) or [N, C] (projection); N a multiple of the stddev group."""
-        x = self.from_rgb[str(resolution)](images)
+    def views(self, images: Tensor) -> Images:
+        """[N, 3, R, R] -> what is judged of a real image: itself."""
+        return (images,)
+
+    def features(self, images: Images, resolution: int, alpha: float) -> Tensor:
+        """One of [N, 3, R, R] -> [N, C, 4, 4] (concat head) or [N, C]; N a multiple of the stddev group."""
+        (image,) = images
+        x = self.activate_rgb(self.from_rgb[str(resolution)](image))
         for r in reversed(RESOLUTIONS[1 : RESOLUTIONS.index(resolution) + 1]):
             x = self.blocks[str(r)](x)
             if r == resolution and alpha < 1:
-                old = self.from_rgb[str(resolution // 2)](downsample(images))
+                old = self.activate_rgb(self.from_rgb[str(resolution // 2)](downsample(image)))
                 x = old + alpha * (x - old)
         return self.head.features(leaky(self.final(minibatch_stddev(x, self.stddev_group_size))))
 

@@ -9,8 +9,9 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -20,10 +21,20 @@ from torch import Tensor
 
 from t2f_dist.config.load import resolve
 from t2f_dist.config.schema import Config
+from t2f_dist.models.condition import Facts, Inputs
 from t2f_dist.models.networks import ConditionalGenerator
 
 FORMAT = "t2f-dist-snapshot"
-VERSION = 1
+VERSION = 2
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What of the shards a condition is read with."""
+
+    vocabulary: str = ""  # vocabulary.json; empty where no caption is read word by word
+    embedding: dict[str, Any] | None = None  # of what the stored caption embeddings are, as in the manifest
+    identities: tuple[int, ...] = ()  # in the order of their classes, as in the index
 
 
 @dataclass(frozen=True)
@@ -35,57 +46,62 @@ class Snapshot:
 
     generator: ConditionalGenerator
     config: Config
-    vocabulary: str  # vocabulary.json of the shards
+    facts: Facts
+    corpus: Corpus
     images_seen: int
     resolution: int
     alpha: float
 
-    def draw(
-        self, tokens: Sequence[Sequence[int]], noise: Sequence[int], seed: int = 0, batch_size: int = 64
-    ) -> Tensor:
-        """One face for each caption, on the CPU. See `draw`."""
-        return draw(self.generator, self.config, tokens, noise, self.resolution, self.alpha, seed, batch_size)
+    def draw(self, inputs: Inputs, noise: Sequence[int], seed: int = 0, batch_size: int = 64) -> Tensor:
+        """One face for each row, on the CPU. See `draw`."""
+        return draw(self.generator, self.config, inputs, noise, self.resolution, self.alpha, seed, batch_size)
 
 
 @torch.no_grad()
 def draw(
     generator: ConditionalGenerator,
     config: Config,
-    tokens: Sequence[Sequence[int]],
+    inputs: Inputs,
     noise: Sequence[int],
     resolution: int,
     alpha: float,
     seed: int = 0,
     batch_size: int = 64,
 ) -> Tensor:
-    """Faces for N captions -> uint8 [N, 3, R, R] on the CPU.
+    """Faces for N conditions -> uint8 [N, 3, R, R] on the CPU.
 
     Args:
-        tokens: N captions as word numbers, none of them empty.
+        generator: in evaluation mode.
+        inputs: the conditions, padded together.
         noise: N numbers; faces of the same (seed, number) get the same noise, whatever they are drawn with.
         resolution: in pixels.
         alpha: how far the newest block is faded in, 0 to 1.
         seed: of the noise, 0 or more.
         batch_size: faces drawn at a time; it changes the speed and the memory, nothing else.
     """
+    assert not generator.training
     first = next(generator.parameters())
     images = []
-    for start in range(0, len(tokens), batch_size):
-        rows = [torch.tensor(row) for row in tokens[start : start + batch_size]]
-        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(first.device)
-        lengths = torch.tensor([len(row) for row in rows])
-        drawn = [_noise(config, seed, number) for number in noise[start : start + batch_size]]
+    for start in range(0, len(noise), batch_size):
+        rows = slice(start, start + batch_size)
+        drawn = [_noise(config, seed, number) for number in noise[rows]]
         condition_noise, z = (torch.stack(part).to(first) for part in zip(*drawn, strict=True))
-        embedding = generator.text_encoder(padded, lengths)
-        image, _, _ = generator(embedding, condition_noise, z, resolution, alpha)
-        images.append(((image.float().clamp(-1, 1) + 1) * 127.5).round().to("cpu", torch.uint8))
+        own = {name: (_moved(values[rows], first), lengths[rows]) for name, (values, lengths) in inputs.items()}
+        embedding = generator.encoder(own, z)
+        keys = torch.zeros(len(z), dtype=torch.int64, device=first.device)  # nothing is dropped in evaluation
+        drawing, _, _ = generator(embedding, condition_noise, z, keys, resolution, alpha)
+        images.append(((drawing[-1].float().clamp(-1, 1) + 1) * 127.5).round().to("cpu", torch.uint8))
     return torch.cat(images)
+
+
+def _moved(values: Tensor, like: Tensor) -> Tensor:
+    return values.to(like) if values.is_floating_point() else values.to(like.device)
 
 
 def _noise(config: Config, seed: int, number: int) -> tuple[Tensor, Tensor]:
     key = np.array([seed, 1 << 32], dtype=np.uint64)  # a stream that training never draws from
     generator = np.random.Generator(np.random.Philox(key=key, counter=np.array([0, number, 0, 0], dtype=np.uint64)))
-    condition, z = (generator.standard_normal(n) for n in (config.conditioning.size, config.generator.z_size))
+    condition, z = (generator.standard_normal(n) for n in (config.noise_size, config.generator.z_size))
     return torch.from_numpy(condition), torch.from_numpy(z)
 
 
@@ -95,7 +111,8 @@ def save(path: Path, snapshot: Snapshot) -> None:
         "format": FORMAT,
         "version": str(VERSION),
         "config": snapshot.config.model_dump_json(),
-        "vocabulary": snapshot.vocabulary,
+        "facts": json.dumps(asdict(snapshot.facts)),
+        "corpus": json.dumps(asdict(snapshot.corpus)),
         "images_seen": str(snapshot.images_seen),
         "resolution": str(snapshot.resolution),
         "alpha": repr(snapshot.alpha),
@@ -152,14 +169,16 @@ def load(path: str | Path) -> Snapshot:
         raise ValueError(f"{path} is damaged: its weights do not match their checksum")
     try:
         described = dict(json.loads(header["config"]))
-        vocabulary, images_seen = header["vocabulary"], int(header["images_seen"])
+        facts = Facts(**{name: int(value) for name, value in json.loads(header["facts"]).items()})
+        corpus = _corpus(json.loads(header["corpus"]))
+        images_seen = int(header["images_seen"])
         resolution, alpha = int(header["resolution"]), float(header["alpha"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} has a header that cannot be read: {error!r}") from None
     config = resolve(Config, described, source=f"the configuration in {path}")
     try:
         with torch.device("meta"):  # no memory is taken for what a stranger's file merely says
-            generator = ConditionalGenerator(config, len(tensors["text_encoder.words.weight"]))
+            generator = ConditionalGenerator(config, facts)
         if config.train.precision == "fp64":
             generator = generator.double()
         expected = {name: tensor.dtype for name, tensor in generator.state_dict().items()}
@@ -171,4 +190,10 @@ def load(path: str | Path) -> Snapshot:
         raise ValueError(f"{path} holds weights of another number format than its configuration says")
     if resolution not in {stage.resolution for stage in config.stages} or not 0 <= alpha <= 1:
         raise ValueError(f"{path} was taken at resolution {resolution}, alpha {alpha}, which its stages never show")
-    return Snapshot(generator.requires_grad_(False).eval(), config, vocabulary, images_seen, resolution, alpha)
+    return Snapshot(generator.requires_grad_(False).eval(), config, facts, corpus, images_seen, resolution, alpha)
+
+
+def _corpus(content: dict[str, Any]) -> Corpus:
+    identities = tuple(int(identity) for identity in content["identities"])
+    embedding = None if content["embedding"] is None else dict(content["embedding"])
+    return Corpus(str(content["vocabulary"]), embedding, identities)

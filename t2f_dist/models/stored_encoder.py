@@ -24,8 +24,6 @@ class StoredEncoder(nn.Module):
     Raises ValueError where the shards have no caption embeddings.
     """
 
-    like: Tensor  # holds the dtype, which weights hold elsewhere
-
     def __init__(self, section: Stored, facts: Facts, batch_norm: BatchNorm):
         super().__init__()
         if not facts.embedding_size:
@@ -33,12 +31,15 @@ class StoredEncoder(nn.Module):
                 "condition.caption.kind stored needs caption embeddings, and the shards have none: build them with"
                 " `t2f-dist shard --embed MODEL_DIR`, or use kind lstm"
             )
-        self.register_buffer("like", torch.zeros(()), persistent=False)
         self.output_size = facts.embedding_size
 
     def forward(self, embeddings: Tensor, lengths: Tensor) -> Tensor:
-        """embeddings [N, 1, D], lengths int64 [N] (0 or 1) -> [N, D], unchanged but for the dtype."""
-        return embeddings[:, 0].to(self.like.dtype)
+        """embeddings [N, 1, D], lengths int64 [N] (0 or 1) -> [N, D], each scaled to a mean square of 1.
+
+        A sentence encoder's are unit vectors: beside other modalities, whose units are about 1, they would be unheard.
+        """
+        rows = embeddings[:, 0]
+        return rows * torch.rsqrt(rows.square().mean(dim=1, keepdim=True) + 1e-12)
 
 
 class OneHotEncoder(nn.Module):
@@ -47,8 +48,6 @@ class OneHotEncoder(nn.Module):
     Raises ValueError where the shards have no identities.
     """
 
-    like: Tensor  # holds the dtype, which weights hold elsewhere
-
     def __init__(self, section: OneHot, facts: Facts, batch_norm: BatchNorm):
         super().__init__()
         if not facts.num_identities:
@@ -56,7 +55,6 @@ class OneHotEncoder(nn.Module):
                 "condition.identity needs identities, and the shards have none: build them from a source that names"
                 " who is seen, or set condition.identity to null"
             )
-        self.register_buffer("like", torch.zeros(()), persistent=False)
         self.output_size = facts.num_identities
 
     def forward(self, classes: Tensor, lengths: Tensor) -> Tensor:
@@ -65,4 +63,4 @@ class OneHotEncoder(nn.Module):
         A class outside 0 to E - 1 is an error of the one who built the batch (on a GPU, one of the device).
         """
         present = lengths.to(classes.device) > 0
-        return F.one_hot(classes[:, 0].where(present, 0), self.output_size).to(self.like.dtype)
+        return F.one_hot(classes[:, 0].where(present, 0), self.output_size)

@@ -28,7 +28,7 @@ from t2f_dist.training.gan import Gan
 from t2f_dist.training.side import Side
 
 FORMAT = "t2f-dist-checkpoint"
-VERSION = 1
+VERSION = 2
 NAME = re.compile(r"images-(\d{12})")
 
 
@@ -110,7 +110,7 @@ def newest_valid(folder: Path, warn: Callable[[str], None]) -> Path | None:
     candidates = found(folder)
     for path in candidates:
         try:
-            _read_state(path)
+            read_state(path)
             return path
         except DamagedCheckpoint as error:
             aside = path.with_name(f"damaged-{path.name}-{os.getpid()}")
@@ -127,7 +127,7 @@ def load(path: Path, gan: Gan) -> State:
     Raises ValueError where a file is damaged, or the networks are of other shapes.
     """
     try:
-        body = _read_state(path)
+        body = read_state(path)
     except DamagedCheckpoint as error:
         raise ValueError(f"checkpoint {path} is damaged: {error}") from None
     _fill(_networks(gan), safetensors.torch.load_file(path / "networks.safetensors"), path)
@@ -138,7 +138,7 @@ def load(path: Path, gan: Gan) -> State:
     return State(**{name: body[name] for name in State.__dataclass_fields__})
 
 
-def _read_state(path: Path) -> dict[str, Any]:
+def read_state(path: Path) -> dict[str, Any]:
     """state.json, checked with all files that it names. Raises DamagedCheckpoint, or ValueError for another version."""
     try:
         body = json.loads((path / "state.json").read_bytes())
@@ -166,7 +166,11 @@ def _read_state(path: Path) -> dict[str, Any]:
 def _networks(gan: Gan) -> dict[str, Tensor]:
     live = {f"networks.{name}": tensor for name, tensor in gan.networks.state_dict().items()}
     average = {f"generator_ema.{name}": tensor for name, tensor in gan.generator_ema.state_dict().items()}
-    return {name: tensor.detach() for name, tensor in (live | average).items()}
+    adaptive = gan.ada.state_dict() if gan.ada is not None else {}
+    return {
+        **{name: tensor.detach() for name, tensor in (live | average).items()},
+        **{f"augment.{name}": tensor for name, tensor in adaptive.items()},
+    }
 
 
 def _named_parameters(side: Side, gan: Gan) -> dict[str, torch.nn.Parameter]:

@@ -22,5 +22,10 @@ def decay(config: schema.Ema, images_seen: int, batch_size: int) -> float:
 
 @torch.no_grad()
 def update(average: nn.Module, source: nn.Module, decay: float) -> None:
-    """average <- decay * average + (1 - decay) * source, over parameters of the same names and shapes."""
+    """average <- decay * average + (1 - decay) * source, over parameters of the same names and shapes.
+
+    Buffers, such as running statistics, are averages already, or belong to the weights: they are taken as they are.
+    """
     torch._foreach_lerp_(list(average.parameters()), list(source.parameters()), 1 - decay)
+    for ours, theirs in zip(average.buffers(), source.buffers(), strict=True):
+        ours.copy_(theirs)

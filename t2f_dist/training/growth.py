@@ -21,6 +21,7 @@ class Phase:
     """
 
     stage: int
+    step: int  # since the beginning of the run
     resolution: int
     alpha: float
     batch_size: int
@@ -45,7 +46,9 @@ class Growth:
         stage = self.stages[index]
         into = images_seen - (self.ends[index] - stage.num_images)
         alpha = min(1.0, into / stage.fade_images) if stage.fade_images else 1.0
-        return Phase(index, stage.resolution, alpha, stage.batch_size, stage.learning_rate_factor)
+        before = sum(self.num_steps(earlier) for earlier in range(index))
+        step = before + (images_seen - self._first_step(index)) // stage.batch_size
+        return Phase(index, step, stage.resolution, alpha, stage.batch_size, stage.learning_rate_factor)
 
     def steps(self, images_seen: int) -> Iterator[tuple[int, int, int]]:
         """(images seen before it, global batch size, resolution) of each step from `images_seen` to the end."""
@@ -99,6 +102,5 @@ def num_parts(config: Config, batch_size: int, world_size: int) -> int:
             return parts
     raise ValueError(
         f"train.batch_per_gpu_max {limit} is below the group of {config.group_size} images that loss terms compare:"
-        f" raise it to at least {config.group_size}, or lower discriminator.stddev_group_size and"
-        " loss.contrastive.group_size"
+        f" raise it to at least {config.group_size}, or lower the group sizes of the networks and losses"
     )

@@ -34,7 +34,7 @@ class Log:
     def say(self, line: str) -> None:
         click.echo(line)
 
-    def write(self, images_seen: int, phase: Phase, report: Report) -> None:
+    def write(self, images_seen: int, phase: Phase, report: Report, held_out: dict[str, float]) -> None:
         """One log line in each place."""
         figures: dict[str, Any] = {
             "images": images_seen,
@@ -43,6 +43,7 @@ class Log:
             "schedule/batch_size": phase.batch_size,
             "schedule/learning_rate_factor": phase.learning_rate_factor,
             **report.flat(),
+            **held_out,
         }
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(figures) + "\n")
@@ -65,15 +66,15 @@ class Log:
             f"  eta {_clock(left / max(rate, 1e-9))}{slow}"
         )
 
-    def picture(self, images_seen: int, grid: Image.Image | None, captions: list[str]) -> None:
-        """Keep a grid of faces, one row a caption."""
+    def picture(self, images_seen: int, grid: Image.Image | None, labels: list[str]) -> None:
+        """Keep a grid of faces, one row a condition."""
         if grid is None:
             return
         path = self.run / "grids" / f"images-{images_seen:012d}.png"
         path.parent.mkdir(exist_ok=True)
         grid.save(path)
         if self._wandb is not None:
-            caption = "\n".join(f"row {row}: {text}" for row, text in enumerate(captions, 1))
+            caption = "\n".join(f"row {row}: {text}" for row, text in enumerate(labels, 1))
             self._wandb.log({"images": images_seen, "grid": wandb.Image(grid, caption=caption)})
 
     def close(self, exit_code: int) -> None:

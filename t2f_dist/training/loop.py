@@ -11,8 +11,10 @@ from t2f_dist.data.dataset import Samples
 from t2f_dist.data.loader import batches, open_samples
 from t2f_dist.models import snapshot
 from t2f_dist.training import checkpoint, status
+from t2f_dist.training.corpus import corpus, facts
 from t2f_dist.training.gan import Gan
 from t2f_dist.training.growth import Growth, due, num_parts
+from t2f_dist.training.held_out import HeldOut
 from t2f_dist.training.log import Log
 from t2f_dist.training.meter import Meter, Report
 from t2f_dist.training.pictures import Pictures
@@ -20,6 +22,7 @@ from t2f_dist.training.ranks import Agreement, Ranks
 from t2f_dist.training.resume import resume
 from t2f_dist.training.run_folder import RunFolder
 from t2f_dist.training.step import train_step
+from t2f_dist.training.warm_start import warm_start
 
 MIN_DAMAGED = 10  # a few damaged samples end no run, however short
 
@@ -53,12 +56,15 @@ def _train(config: Config, ranks: Ranks, folder: RunFolder, agreement: Agreement
     parts = [num_parts(config, stage.batch_size, ranks.world_size) for stage in config.stages]
     samples = open_samples(config)
     ranks.check_same(samples.manifest.fingerprint, "shards")
-    gan = Gan(config, len(samples.vocabulary), ranks.device, ranks.world_size)
+    gan = Gan(config, facts(samples), ranks.device, ranks.world_size)
     images_seen = saved_at = first_images = resume(folder.path, gan, config, samples.manifest.fingerprint, ranks)
+    if not images_seen:
+        warm_start(gan, config)
     if images_seen >= growth.total_images:
         return _already_finished(folder, images_seen, ranks)
     log = Log(folder.path, config, images_seen) if ranks.is_main else None
     pictures = Pictures(config, samples) if log else None
+    held_out = HeldOut(config, samples) if log else None
     if log:
         folder.begin()
         log.say(f"{'resuming at' if images_seen else 'starting at'} {images_seen:,} images, in {folder.path}")
@@ -89,13 +95,13 @@ def _train(config: Config, ranks: Ranks, folder: RunFolder, agreement: Agreement
             if due(config.log.every_images, before, size) or last:
                 report = meter.report()  # all ranks: one reduction
                 _check(report, images_seen, images_seen - first_images, config)
-                if log:
-                    log.write(images_seen, phase, report)
+                if log and held_out:
+                    log.write(images_seen, phase, report, held_out.scores(gan, phase))
                     status.write(folder.path, "running", "training", images_seen=images_seen)
             if log and pictures and (due(config.log.grid_every_images, before, size) or last):
-                log.picture(images_seen, pictures.draw(gan, phase), pictures.captions)
+                log.picture(images_seen, pictures.draw(gan, phase), pictures.labels)
             if ranks.is_main and (due(config.snapshot.every_images, before, size) or last):
-                folder.save_snapshot(gan, samples.vocabulary.to_json(), images_seen, phase)
+                folder.save_snapshot(gan, corpus(samples), images_seen, phase)
             if due(config.checkpoint.every_images, before, size) or last:
                 saved_at = _save(folder, gan, config, samples, images_seen, ranks)
         if stopped:
@@ -113,6 +119,8 @@ def _train(config: Config, ranks: Ranks, folder: RunFolder, agreement: Agreement
         stream.close()  # ends the loader processes
         gan.release()
         samples.close()
+        if held_out:
+            held_out.close()
     if log:
         log.close(exit_code=0)
     return not stopped

@@ -5,16 +5,18 @@ from __future__ import annotations
 import torch
 
 from t2f_dist.config.schema import Config
+from t2f_dist.models.condition import Facts
 from t2f_dist.models.networks import build
 from t2f_dist.training.growth import Growth, legal_world_sizes, num_parts
 
-NOMINAL_WORDS = 1000  # for the word embeddings' size, which is known only with the shards
+# What is known only with the shards.
+NOMINAL = Facts(num_words=1000, embedding_size=384, sample_rate_hz=16_000, num_identities=100)
 
 
 def table(config: Config, world_size: int) -> str:
     """Stages with their images, steps, parameters and bytes exchanged, and the numbers of ranks that fit."""
     with torch.device("meta"):
-        networks = build(config, NOMINAL_WORDS)
+        networks = build(config, NOMINAL)
     growth = Growth(config.stages)
     names = ("stage", "resolution", "fade images", "stable images", "batch", "steps", "parts a rank", "generator")
     lines = ["  ".join((*names, "discriminator", "exchange a step"))]
@@ -43,7 +45,10 @@ def table(config: Config, world_size: int) -> str:
     lines.append(
         "parameters are those trained; exchange: gradients that a rank gives in a step, where there are several"
     )
-    lines.append(f"total  {growth.total_images:,} images; word embeddings counted for {NOMINAL_WORDS:,} words")
+    lines.append(
+        f"total  {growth.total_images:,} images; encoders counted for {NOMINAL.num_words:,} words, stored embeddings"
+        f" of {NOMINAL.embedding_size}, voices of {NOMINAL.sample_rate_hz} Hz, {NOMINAL.num_identities} identities"
+    )
     legal = legal_world_sizes(config)
     lines.append(f"ranks that share every batch without cutting a group: {', '.join(map(str, legal))}")
     return "\n".join(lines)

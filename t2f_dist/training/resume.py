@@ -23,6 +23,7 @@ MAY_DIFFER = (
     "data.shards",
     "data.num_workers",
     "data.max_damaged_fraction",
+    "warm_start",
     "train.timeout_seconds",
     "train.batch_per_gpu_max",
 )

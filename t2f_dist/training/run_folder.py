@@ -68,10 +68,10 @@ class RunFolder:
         with open(self.path / f"damaged-{rank}.jsonl", "a", encoding="utf-8") as file:
             file.writelines(json.dumps(item._asdict()) + "\n" for item in damage)
 
-    def save_snapshot(self, gan: Gan, vocabulary: str, images_seen: int, phase: Phase) -> None:
+    def save_snapshot(self, gan: Gan, corpus: snapshot.Corpus, images_seen: int, phase: Phase) -> None:
         """Write the moving average as it stands, and delete older snapshots than are kept."""
         taken = snapshot.Snapshot(
-            gan.generator_ema, self.config, vocabulary, images_seen, phase.resolution, phase.alpha
+            gan.generator_ema, self.config, gan.facts, corpus, images_seen, phase.resolution, phase.alpha
         )
         folder = self.path / "snapshots"
         snapshot.save(folder / f"images-{images_seen:012d}.safetensors", taken)

@@ -27,7 +27,7 @@ class _Active(nn.Module):
 
 
 class Side:
-    """ "generator" or "discriminator", with the text encoder on whichever side trains it.
+    """ "generator" or "discriminator", with the condition's encoders on whichever side trains them.
 
     Only active layers require gradients and take part in the exchange: DDP is wrapped anew when a block comes in or an
     old image layer goes out, a few milliseconds a few times in a run. All ranks call `activate`, `backward` and `step`
@@ -39,15 +39,14 @@ class Side:
         self.networks = networks
         self.world_size = world_size
         self.scaler = precision.scaler()
+        self.weight_clip = config.loss.weight_clip if name == "discriminator" else None
+        own: list[nn.Module] = [networks.generator.conditioning, networks.generator.synthesis]
+        if name == "discriminator":
+            own = [networks.discriminator]
         adam = config.optimizer.generator if name == "generator" else config.optimizer.discriminator
-        layers: list[nn.Module] = [networks.discriminator]
-        if name == "generator":
-            layers = [networks.generator.conditioning, networks.generator.synthesis]
-        elif networks.contrastive is not None:
-            layers.append(networks.contrastive)
-        groups = [(layers, adam)]
+        groups = [([*own, *networks.heads(name)], adam)]
         if networks.encoder_trained_by == name:
-            groups.append(([networks.generator.text_encoder], config.optimizer.text_encoder))
+            groups.append(([networks.generator.encoder], config.optimizer.condition))
         self.optimizer = torch.optim.Adam(
             [
                 {
@@ -58,6 +57,7 @@ class Side:
                     "eps": adam.eps,
                 }
                 for layers, adam in groups
+                if any(True for layer in layers for _ in layer.parameters())
             ]
         )
         self.parameters: list[nn.Parameter] = []  # active ones
@@ -121,6 +121,10 @@ class Side:
             group["lr"] = group["base_lr"] * learning_rate_factor
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.weight_clip is not None:
+            with torch.no_grad():
+                for parameter in self.networks.discriminator.parameters():
+                    parameter.clamp_(-self.weight_clip, self.weight_clip)
         self.optimizer.zero_grad(set_to_none=True)
         if not self.scaler.is_enabled():
             return {f"gradient_norm/{self.name}": norm}

@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from t2f_dist.data.loader import batches, open_samples
+from t2f_dist.training.corpus import facts
 from t2f_dist.training.gan import Gan
 from t2f_dist.training.growth import Growth
-from t2f_dist.training.step import fade, train_step
-from tests.training.small import config
+from t2f_dist.training.part import fade
+from t2f_dist.training.step import train_step
+from tests.training.small import RECIPES, config
 
 
 def _train(rank, world_size, recipe, shards, num_parts, *overrides):
@@ -15,7 +17,7 @@ def _train(rank, world_size, recipe, shards, num_parts, *overrides):
     settings = config(recipe, shards, shards, *overrides)
     samples = open_samples(settings)
     growth = Growth(settings.stages)
-    gan = Gan(settings, len(samples.vocabulary), torch.device("cpu"), world_size)
+    gan = Gan(settings, facts(samples), torch.device("cpu"), world_size)
     gradients: dict[str, torch.Tensor] = {}
 
     def noting(step, side):
@@ -44,7 +46,8 @@ def _train(rank, world_size, recipe, shards, num_parts, *overrides):
 def _assert_close(left, right, tolerance):
     assert left.keys() == right.keys()
     for name in left:
-        scale = max(1e-3, float(right[name].abs().max()))
+        # Where a gradient is zero but for rounding (a bias that both scores of a pair share), Adam amplifies rounding.
+        scale = max(0.1, float(right[name].abs().max()))
         assert float((left[name] - right[name]).abs().max()) < tolerance * scale, name
 
 
@@ -56,7 +59,7 @@ def _assert_same_history(ours, first, second, tolerance):
             assert abs(together - alone[name]) <= tolerance * max(1.0, abs(alone[name])), (step, name)
 
 
-@pytest.mark.parametrize("recipe", ["house", "t2f"])
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_two_ranks_are_one_rank_to_float64_accuracy(pair, portrait_shards, recipe):
     first, second = pair.run(_train, recipe, portrait_shards, 1)
     weights, average, history, gradients = _train(0, 1, recipe, portrait_shards, 1)
@@ -68,7 +71,7 @@ def test_two_ranks_are_one_rank_to_float64_accuracy(pair, portrait_shards, recip
     _assert_same_history(history, first[2], second[2], 1e-9)
 
 
-@pytest.mark.parametrize("recipe", ["house", "t2f"])
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_accumulated_parts_are_the_whole_to_float64_accuracy(pair, portrait_shards, recipe):
     weights, average, *_ = _train(0, 1, recipe, portrait_shards, 1)
     in_parts = _train(0, 1, recipe, portrait_shards, 2)
@@ -92,17 +95,46 @@ def test_in_float32_one_and_two_ranks_stay_within_a_ten_thousandth(pair, portrai
         assert float((first[0][name] - weights[name]).norm()) <= 1e-4 * float(weights[name].norm()) + 1e-7, name
 
 
-def test_everything_learns_and_the_terms_are_those_of_the_recipe(portrait_shards):
-    for recipe, terms in (("house", {"discriminator/contrastive", "generator/contrastive"}),
-                          ("t2f", {"discriminator/drift"})):  # fmt: skip
-        before = Gan(config(recipe, portrait_shards, portrait_shards), 60, torch.device("cpu"), 1)
-        after, _, history, _ = _train(0, 1, recipe, portrait_shards, 1)
-        assert terms | {"discriminator/mismatched", "generator/kl"} <= history[0].keys()
-        initial = before.networks.state_dict()
-        still = [n for n in after if n != "generator.text_encoder.words.weight" and torch.equal(after[n], initial[n])]
-        assert not still, f"{recipe}: untrained {still}"
-        penalties = [number for number, step in enumerate(history) if "discriminator/penalty" in step]
-        assert penalties == (list(range(1, 16, 2)) if recipe == "house" else list(range(16)))
+TERMS = {
+    "house": {"mismatched", "contrastive", "kl", "r1"},
+    "t2f": {"mismatched", "drift", "kl", "wgan_gp"},
+    "both": {"mismatched", "contrastive", "kl", "r1", "r2", "probability"},
+    "msggan": {"mismatched", "kl", "r1"},
+    "dcgan": {"mismatched", "feature_matching", "l1", "image_identity", "interpolated"},
+    "wgan_clipped": {"mismatched"},
+    "unconditional": set(),
+    "wav2pix": {"mismatched", "feature_matching", "identity"},
+    "identity": {"mismatched"},
+}
+ALWAYS = {"real", "fake", "adversarial"}
+# A stand-in for what no sample lacks; the bias of a score, which cancels out in pairs and between margins; buffers.
+UNTRAINED = ("words.weight", "missing.", "out.bias", "score.bias", ".u", ".v", "running_", "queue.", "window", ".fb")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_everything_learns_and_the_terms_are_those_of_the_recipe(portrait_shards, recipe):
+    settings = config(recipe, portrait_shards, portrait_shards)
+    samples = open_samples(settings)
+    before = Gan(settings, facts(samples), torch.device("cpu"), 1)
+    samples.close()
+    after, _, history, _ = _train(0, 1, recipe, portrait_shards, 1)
+    names = {name.partition("/")[2] for step in history for name in step if not name.startswith(("score", "gradient"))}
+    assert names == ALWAYS | TERMS[recipe]
+    initial = before.networks.state_dict()
+    still = [n for n in after if not any(part in n for part in UNTRAINED) and torch.equal(after[n], initial[n])]
+    assert not still, f"{recipe}: untrained {still}"
+    lazy = [number for number, step in enumerate(history) if "discriminator/r1" in step]
+    assert lazy == {"house": list(range(1, 16, 2)), "msggan": list(range(1, 16, 2)), "both": list(range(16))}.get(
+        recipe, []
+    )
+
+
+def test_weights_are_clipped_and_the_generator_waits_for_its_turn(portrait_shards):
+    after, _, history, _ = _train(0, 1, "wgan_clipped", portrait_shards, 1)
+    weights = [tensor for name, tensor in after.items() if name.startswith("discriminator") and "running" not in name]
+    assert max(float(tensor.abs().max()) for tensor in weights) == 0.05
+    turns = [number for number, step in enumerate(history) if "generator/adversarial" in step]
+    assert turns == [2, 4, 6, 9, 11, 13]
 
 
 def test_reals_are_faded_like_fakes():

@@ -1,0 +1,108 @@
+"""What a face is drawn from: a caption, a voice, an identity, several of them, or nothing."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from t2f_dist.config.load import Section
+from t2f_dist.config.numbers import Fraction, NonNegativeFloat
+
+MODALITIES = ("caption", "speech", "identity")  # in the order in which their embeddings stand side by side
+
+
+class Modality(Section):
+    dropout: Fraction = 0.0  # withheld from this share of the samples in training, so that it may be missing later
+
+
+class Lstm(Modality):
+    """Captions by a learned LSTM over word embeddings (T2F; Hochreiter & Schmidhuber 1997)."""
+
+    kind: Literal["lstm"] = "lstm"
+    embedding_size: PositiveInt = 32
+    hidden_size: PositiveInt = 32  # a direction
+    num_layers: PositiveInt = 1
+    bidirectional: bool = True
+    pooling: Literal["mean", "last"] = "mean"
+
+
+class Stored(Modality):
+    """Caption embeddings that stand in the shards: of `t2f-dist shard --embed MODEL_DIR`, or of the corpus itself."""
+
+    kind: Literal["stored"] = "stored"
+
+
+class LogMel(Modality):
+    """Voices by convolutions and a recurrent layer over a log-mel spectrogram."""
+
+    kind: Literal["log_mel"] = "log_mel"
+    seconds: PositiveFloat = 4.0  # of a longer voice, so much is heard, from a place drawn anew each time
+    num_mels: PositiveInt = 40
+    window_seconds: PositiveFloat = 0.025
+    hop_seconds: PositiveFloat = 0.01
+    channels: tuple[PositiveInt, ...] = (64, 64)  # a convolution each, which halves the frames
+    hidden_size: PositiveInt = 32  # of the recurrent layer, a direction
+
+
+class Waveform(Modality):
+    """Voices by strided convolutions over the waveform (SEGAN, 1703.09452; wav2pix, 1903.10195)."""
+
+    kind: Literal["waveform"] = "waveform"
+    seconds: PositiveFloat = 1.0  # heard; a shorter voice is masked
+    channels: tuple[PositiveInt, ...] = (16, 32, 128, 256, 512, 1024)  # a convolution each, at stride 4
+    hidden_sizes: tuple[PositiveInt, ...] = (256, 128)  # of the fully connected layers
+    size: PositiveInt = 128
+    pre_emphasis: Fraction = 0.95
+
+
+class OneHot(Modality):
+    """The identity itself, one unit each."""
+
+    kind: Literal["one_hot"] = "one_hot"
+
+
+class Condition(Section):
+    """What the generator is told and the discriminator checks. All null: an unconditional GAN."""
+
+    caption: Annotated[Lstm | Stored, Field(discriminator="kind")] | None = None
+    speech: Annotated[LogMel | Waveform, Field(discriminator="kind")] | None = None
+    identity: OneHot | None = None
+    trained_by: Literal["discriminator", "generator"] = "discriminator"  # whose loss trains the encoders
+
+    @property
+    def modalities(self) -> dict[str, Modality]:
+        """Those in use, by name, in order."""
+        each = {name: getattr(self, name) for name in MODALITIES}
+        return {name: modality for name, modality in each.items() if modality is not None}
+
+    @model_validator(mode="after")
+    def _dropout_leaves_something(self) -> Condition:
+        if len(self.modalities) == 1:
+            ((name, modality),) = self.modalities.items()
+            if modality.dropout:
+                raise ValueError(
+                    f"{name}.dropout withholds one of several modalities, and {name} is the only one: set it to 0"
+                )
+        return self
+
+
+class Augmentation(Section):
+    """Conditioning augmentation (StackGAN, 1612.03242, section 3.2): the condition is drawn around the embedding."""
+
+    kind: Literal["augmentation"] = "augmentation"
+    size: PositiveInt = 32
+    kl_weight: NonNegativeFloat = 0.01
+
+
+class Projection(Section):
+    """A linear layer, batch normalisation and a leaky rectifier (Reed et al. 2016, 1605.05396)."""
+
+    kind: Literal["projection"] = "projection"
+    size: PositiveInt = 128
+
+
+class Direct(Section):
+    """The embedding as it is."""
+
+    kind: Literal["direct"] = "direct"

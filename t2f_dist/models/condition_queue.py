@@ -1,0 +1,35 @@
+"""Conditions of earlier steps, which images are told apart from (MoCo, He et al. 2020, 1911.05722, section 3.1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class ConditionQueue(nn.Module):
+    """The newest `size` unit vectors and whose they are. The same on all ranks, if all push the same global batches."""
+
+    vectors: Tensor  # [Q, S]
+    identities: Tensor  # int64 [Q]
+    num_pushed: Tensor  # int64, since the beginning
+
+    def __init__(self, size: int, vector_size: int):
+        super().__init__()
+        self.register_buffer("vectors", torch.zeros(size, vector_size))
+        self.register_buffer("identities", torch.zeros(size, dtype=torch.int64))
+        self.register_buffer("num_pushed", torch.zeros((), dtype=torch.int64))
+
+    def rivals(self, identities: Tensor) -> Tensor:
+        """identities [N] -> bool [N, Q]: which entries are of another identity, and are filled."""
+        size = len(self.identities)
+        filled = torch.arange(size, device=identities.device) < self.num_pushed
+        return filled & (identities[:, None] != self.identities)
+
+    def push(self, vectors: Tensor, identities: Tensor) -> None:
+        """[N, S], [N] in the place of the oldest; of more than the queue holds, the last."""
+        size = len(self.identities)
+        numbers = self.num_pushed + torch.arange(len(vectors), device=vectors.device)
+        places = numbers[-size:] % size
+        self.vectors[places] = vectors.detach()[-size:].to(self.vectors)
+        self.identities[places] = identities[-size:]
+        self.num_pushed += len(vectors)

@@ -1,0 +1,51 @@
+"""Does the discriminator know its reals by heart? Its scores of photographs that it learns from, and of others.
+
+The gap between the two is the plainest sign of overfitting (2006.06676, figure 1).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from t2f_dist.config.schema import Config
+from t2f_dist.data.batch import Batch, collate
+from t2f_dist.data.dataset import Samples
+from t2f_dist.data.loader import open_samples
+from t2f_dist.training.gan import Gan
+from t2f_dist.training.growth import Phase
+from t2f_dist.training.part import Part
+
+
+class HeldOut:
+    """The same samples of each split all along. Only the main rank looks at them."""
+
+    def __init__(self, config: Config, samples: Samples):
+        self.num = config.log.held_out_images // config.group_size * config.group_size
+        self.sources = {"training": samples}
+        if self.num and config.data.split == "train" and samples.manifest.num_samples("validation"):
+            self.sources["held_out"] = open_samples(config, "validation")
+        self._batches: dict[tuple[str, int], Batch] = {}
+
+    @torch.no_grad()
+    def scores(self, gan: Gan, phase: Phase) -> dict[str, float]:
+        """Mean scores of either split's reals, not augmented; empty where the shards have no validation split."""
+        if len(self.sources) < 2:
+            return {}
+        scores = {}
+        for name, source in self.sources.items():
+            part = Part(gan, self._batch(name, source, phase.resolution).to(gan.device, gan.precision.weights), phase)
+            embedding = part.encode(part.batch.condition)
+            scores[f"reals/{name}"] = float(part.judge(part.reals, embedding)[1].mean())
+        return scores
+
+    def _batch(self, name: str, source: Samples, resolution: int) -> Batch:
+        key = (name, resolution)
+        if key not in self._batches:
+            self._batches = {kept: batch for kept, batch in self._batches.items() if kept[1] == resolution}
+            self._batches[key] = collate([source[position, resolution] for position in range(self.num)])
+        return self._batches[key]
+
+    def close(self) -> None:
+        for name, source in self.sources.items():
+            if name != "training":  # that one is the loop's
+                source.close()
