@@ -1,6 +1,8 @@
 """A small raw corpus, made on the spot: noise for faces, tones for voices."""
 
+import io
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import soundfile
 from PIL import Image
 
 from t2f_dist.config.recipe import ShardRecipe
+from t2f_dist.shard.corpus import Entry, Plan, plan
 
 SIDE = 40
 PEOPLE = 20
@@ -27,6 +30,32 @@ def speak(path: Path, seed: int, rate: int = 16_000, seconds: float = 0.05, chan
     pcm = np.rint(np.repeat(wave[:, None], channels, axis=1) * 32767).astype(np.int16)
     soundfile.write(path, pcm, rate, subtype="PCM_16")
     return pcm
+
+
+def encoded(seed: int, format: str = "PNG", size: tuple[int, int] = (SIDE, SIDE)) -> bytes:  # noqa: A002
+    """The bytes of an image file: the noise of `draw`."""
+    pixels = np.random.Generator(np.random.Philox(key=seed)).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format)
+    return stream.getvalue()
+
+
+def planned(**fields) -> tuple[Plan, dict[str, Entry]]:
+    """The plan of a recipe, and its entries by path; asserts that everything found is in an entry or refused."""
+    everything = {"out": "unused", "image": {"resolution": 16}, "split": {"validation": 0, "test": 0}}
+    found = plan(ShardRecipe(**everything | fields))
+    entries = {entry.path: entry for side in found.splits.values() for entry in side}
+    counts = Counter(refusal.kind for refusal in found.refusals)
+    for entry in entries.values():
+        counts.update(images=1, captions=len(entry.captions), voices=int(entry.voice is not None))
+    assert found.found == counts
+    assert all(refusal.reason and refusal.image for refusal in found.refusals)
+    return found, entries
+
+
+def reasons(found: Plan, kind: str) -> dict[str, str]:
+    """Image -> why something of that kind was refused."""
+    return {refusal.image: refusal.reason for refusal in found.refusals if refusal.kind == kind}
 
 
 class Corpus:

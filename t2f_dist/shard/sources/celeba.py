@@ -20,9 +20,12 @@ from t2f_dist.shard.sources.faces import Faces
 
 _ALONE = frozenset(["Attractive", "Bald", "Blurry", "Chubby", "Smiling"])
 _WORN = frozenset(["Eyeglasses"])  # and what begins with Wearing_
-_WORDS = {"5_o_Clock_Shadow": "a five o'clock shadow", "Mouth_Slightly_Open": "the mouth slightly open"}
-_SINGLE = frozenset(["Double_Chin", "Goatee", "Mustache", "Oval_Face", "Pale_Skin", "Receding_Hairline"])
-_UNCOUNTED = frozenset(["Pale_Skin"])  # takes no article
+# What is said otherwise than by the attribute's own words, in small letters.
+_WORDS = {"5_o_Clock_Shadow": "a five o'clock shadow", "Mouth_Slightly_Open": "the mouth slightly open"} | {
+    name: f"{'an' if name[0] in 'AEIOU' else 'a'} {name.replace('_', ' ').lower()}"
+    for name in ("Big_Nose", "Double_Chin", "Goatee", "Mustache", "Oval_Face", "Pointy_Nose", "Receding_Hairline")
+}
+_WORN_ONCE = frozenset(["Wearing_Hat", "Wearing_Necklace", "Wearing_Necktie"])
 
 
 def read(recipe: ShardRecipe) -> Raw:
@@ -50,21 +53,19 @@ def caption(attributes: list[str]) -> str:
     `["Brown_Hair", "Eyeglasses", "Male", "Smiling", "Young"]` gives
     "a young man with brown hair, smiling, wearing eyeglasses".
     """
-    with_, alone, worn = [], [], []
+    features, alone, worn = [], [], []
     for name in attributes:
         if name in ("Male", "Young"):
             continue
         words = _WORDS.get(name, name.replace("_", " ").lower())
         if name.startswith("Wearing_") or name in _WORN:
-            worn.append(words.removeprefix("wearing "))
+            worn.append(("a " if name in _WORN_ONCE else "") + words.removeprefix("wearing "))
         elif name in _ALONE:
             alone.append(words)
         else:
-            article = "a " if name in _SINGLE - _UNCOUNTED and words[0] not in "aeiou" else ""
-            article = "an " if name in _SINGLE - _UNCOUNTED and words[0] in "aeiou" else article
-            with_.append(article + words)
+            features.append(words)
     noun = ("young " if "Young" in attributes else "") + ("man" if "Male" in attributes else "person")
-    parts = ["a " + noun + (f" with {_list(with_)}" if with_ else ""), *alone]
+    parts = ["a " + noun + (f" with {_list(features)}" if features else ""), *alone]
     return ", ".join(parts + ([f"wearing {_list(worn)}"] if worn else []))
 
 

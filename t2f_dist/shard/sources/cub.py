@@ -60,7 +60,7 @@ def _embedded(root: Path, mentions: list[Mention], refusals: list[Refusal]) -> l
             kept += rows
     if size is None:
         raise ValueError(
-            f"{root} has no embeddings of these captions, one a line; expected CLASS.npy, .npz or .h5, or CLASS/STEM.npy"
+            f"{root} has no embeddings of these captions, a row a line; expected CLASS.npy, .npz, .h5 or CLASS/STEM.npy"
         )
     return kept
 
