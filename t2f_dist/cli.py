@@ -68,6 +68,11 @@ def demo(out: Path, num: int, resolution: int, seed: int, workers: int | None, v
 
 @main.command(short_help="Turn faces, captions and voices into shards.")
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--layout",
+    metavar="NAME",
+    help="How the corpus stands on the disk: folder, cub, hdf5, celeba, wav2pix or webdataset.  [default: folder]",
+)
 @click.option("--faces", metavar="DIR", help="Folder of images, with any folders in it.")
 @click.option(
     "--captions",
@@ -135,6 +140,7 @@ def shard(recipe: Path | None, overrides: tuple[str, ...], workers: int | None, 
 
 # The flags of `shard`, and the fields of the recipe that they fill.
 _SHARD_FLAGS = {
+    "layout": "layout",
     "faces": "faces",
     "captions": "captions",
     "speech": "speech",
