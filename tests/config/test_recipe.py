@@ -1,12 +1,14 @@
 """The recipe of shards."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
 from t2f_dist.config.load import dump, read_yaml, resolve
-from t2f_dist.config.recipe import ShardRecipe
+from t2f_dist.config.recipe import Layout, ShardRecipe
+from t2f_dist.shard.corpus import READERS
 
 RECIPES = sorted((Path(__file__).parents[2] / "shards/recipes").glob("*.yaml"))
 LEAST = {"faces": "f", "out": "o"}
@@ -39,12 +41,52 @@ def test_there_are_recipes():
         ({"identity": "("}, "not a regular expression"),
         ({"require": "both", "captions": "c"}, "no speech is given"),
         ({"samples_per_shard": 0}, "samples_per_shard is 0"),
+        ({"layout": "birds"}, "layout is 'birds'"),
+        ({"layout": ["cub"]}, "layout is"),
+        ({"cub": {"embeddings": "e"}}, "the fields of cub belong to the layout cub, and layout is 'folder'"),
+        ({"layout": "cub", "captions": "c", "webdataset": {"identity_field": "a"}}, "belong to the layout webdataset"),
+        ({"split": {"given": True}}, "split.given is for the layout hdf5"),
+        ({"layout": "cub"}, "the layout cub needs captions"),
+        ({"layout": "celeba"}, "the layout celeba needs captions"),
+        ({"layout": "hdf5", "captions": "c"}, "stand with its images; leave captions out"),
+        ({"layout": "webdataset", "speech": "s"}, "the layout webdataset has no voices"),
+        ({"layout": "wav2pix", "captions": "c"}, "the layout wav2pix has no captions"),
+        ({"layout": "cub", "captions": "c", "cub": {"embeddings": "e"}, "embed": "m"}, "exclude each other"),
     ],
 )
 def test_what_is_refused(changes: dict, message: str):
     with pytest.raises(ValueError, match=message) as error:
         resolve(ShardRecipe, LEAST | changes)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("layout", "given", "absent"),
+    [("hdf5", "captions", "speech"), ("webdataset", "captions", "speech"), ("wav2pix", "speech", "captions")],
+)
+def test_what_stands_with_the_images_need_not_be_named(layout: str, given: str, absent: str):
+    recipe = resolve(ShardRecipe, LEAST | {"layout": layout})
+    assert (recipe.model_dump()[given], recipe.model_dump()[absent]) == ("f", None)
+    assert recipe == resolve(ShardRecipe, recipe.model_dump())
+
+
+@pytest.mark.parametrize(
+    ("changes", "brings"),
+    [
+        ({}, False),
+        ({"layout": "hdf5"}, True),
+        ({"layout": "hdf5", "hdf5": {"embeddings": False}}, False),
+        ({"layout": "hdf5", "embed": "m"}, False),
+        ({"layout": "cub", "captions": "c"}, False),
+        ({"layout": "cub", "captions": "c", "cub": {"embeddings": "e"}}, True),
+    ],
+)
+def test_when_the_corpus_brings_its_embeddings(changes: dict, brings: bool):
+    assert resolve(ShardRecipe, LEAST | changes).brings_embeddings == brings
+
+
+def test_every_layout_has_a_reader():
+    assert set(READERS) == set(get_args(Layout))
 
 
 def test_the_readme_lists_every_field_with_its_default():

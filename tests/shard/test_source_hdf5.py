@@ -157,6 +157,23 @@ def stored_elsewhere(path: Path) -> None:
         group.create_dataset("img", (100,), dtype=np.uint8, external=[(str(secret), 0, 100)])
 
 
+def claiming_much(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        group = file[f"train/{NAMES['train'][0]}_0"]
+        del group["img"]
+        group.create_dataset("img", (1 << 40,), dtype=np.uint8, chunks=(1 << 20,))
+
+
+def flat(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["train"] = np.zeros(3)
+
+
+def flat_example(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["train/a_0"] = np.zeros(3)
+
+
 def split_in_two(path: Path) -> None:
     with h5py.File(path, "r+") as file:
         file.copy(f"train/{NAMES['train'][0]}_0", "test/again_0")
@@ -175,6 +192,10 @@ def split_in_two(path: Path) -> None:
         (replaced("img", h5py.ExternalLink("/etc/passwd", "/")), {}, "img is a link to another place"),
         (replaced("txt", h5py.SoftLink("/train")), {}, "txt is a link to another place"),
         (stored_elsewhere, {}, "has its values in another file"),
+        (claiming_much, {}, "img claims 1099511627776 bytes"),
+        (flat, {}, "train is not a group"),
+        (flat_example, {}, "train/a_0 is not a group"),
+        (replaced("txt", h5py.Empty("f")), {}, "txt is not text"),
         (replaced("class", "another"), {}, "has the identity"),
         (split_in_two, {"split": {"given": True}}, "on another side too; set split.given=false"),
     ],
@@ -184,6 +205,27 @@ def test_files_that_are_refused(path: Path, spoil, changes: dict, message: str):
     with pytest.raises(ValueError, match=message) as error:
         planned(layout="hdf5", faces=str(path), **changes)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("image", [h5py.Empty("u1"), np.zeros(3), "text"])
+def test_an_image_that_is_none_is_refused_when_it_is_read(path: Path, tmp_path: Path, image):
+    replaced("img", image)(path)
+    name = NAMES["train"][0]
+    with h5py.File(path, "r+") as file:
+        for number in range(1, CAPTIONS):
+            del file[f"train/{name}_{number}"]
+    recipe = ShardRecipe(
+        layout="hdf5", faces=str(path), out=str(tmp_path / "out"), image={"resolution": 16}, split={"given": True}
+    )
+    totals = build(recipe, workers=1, progress=False).totals
+    assert totals["images"].rejected == totals["captions"].rejected == 1
+
+
+def test_embeddings_that_are_no_numbers(path: Path):
+    replaced("embeddings", np.array([b"a"] * SIZE))(path)
+    _, entries = planned(layout="hdf5", faces=str(path))
+    with pytest.raises(ValueError, match="not numbers"):
+        entries[NAMES["train"][0]].embeddings.read()
 
 
 def test_a_file_that_broke_after_the_plan_refuses_the_sample(path: Path):

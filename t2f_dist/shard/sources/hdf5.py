@@ -23,6 +23,7 @@ from t2f_dist.config.recipe import ShardRecipe
 from t2f_dist.shard.format import SplitName
 from t2f_dist.shard.sources import Mention, Picture, Raw, Refusal, Source
 
+BYTES_MAX = 1 << 30  # of one dataset: compressed, a small file may claim any size
 # The groups of the file, and the sides of the split that they are.
 GROUPS: dict[str, SplitName] = {"train": "train", "valid": "validation", "test": "test"}
 
@@ -72,6 +73,8 @@ def dataset(group: Any, name: str) -> Any:
     found = member(group, name)
     if not isinstance(found, h5py.Dataset):
         raise ValueError(f"{group.file.filename}: {group.name.rstrip('/')} has no dataset {name!r}")
+    if found.nbytes > BYTES_MAX:
+        raise ValueError(f"{group.file.filename}: {found.name} claims {found.nbytes} bytes, more than {BYTES_MAX}")
     return found
 
 
@@ -95,7 +98,12 @@ class Bytes:
     def read(self) -> bytes:
         with opened(self.path) as file:
             value = walked(file, self.dataset)[()]
-        return value if isinstance(value, bytes) else np.asarray(value).tobytes()
+        if isinstance(value, bytes):
+            return value
+        array = np.asarray(value)
+        if array.dtype.kind not in "VSui" or (array.dtype.kind in "ui" and array.dtype.itemsize != 1):
+            raise ValueError(f"{self.dataset} holds values of type {array.dtype}, not the bytes of an image file")
+        return array.tobytes()
 
 
 @dataclass(frozen=True)
@@ -107,7 +115,10 @@ class Hdf5Block:
 
     def read(self) -> np.ndarray:
         with opened(self.path) as file:
-            values = np.atleast_2d(np.asarray(walked(file, self.dataset)[()], dtype=np.float32))
+            found = walked(file, self.dataset)
+            if found.dtype.kind not in "fiu":
+                raise ValueError(f"{self.path}: {self.dataset} holds values of type {found.dtype}, not numbers")
+            values = np.atleast_2d(np.asarray(found[()], dtype=np.float32))
         if not np.isfinite(values).all():
             raise ValueError(f"{self.path}: {self.dataset} has values that are not finite")
         return values
@@ -129,7 +140,7 @@ def read(recipe: ShardRecipe) -> Raw:
         if not groups:
             raise ValueError(f"{path}: none of the groups {', '.join(GROUPS)}, only {', '.join(file) or 'nothing'}")
         for name in groups:
-            group = member(file, name)
+            group = _group(member(file, name), f"{path}: {name}")
             for example in sorted(group):
                 reader.add(name, example, member(group, example))
     if not reader.pictures:
@@ -151,12 +162,11 @@ class _Reader:
 
     def add(self, side: str, example: str, group: Any) -> None:
         where = f"{side}/{example}"
-        if not hasattr(group, "keys"):
-            raise ValueError(f"{self.path}: {where} is not a group with name, img, embeddings, class and txt")
+        _group(group, f"{self.path}: {where}")
         name = _text(dataset(group, "name")[()], f"{self.path}: {where}/name").strip()
         identity = self._identity(group, where)
         image = dataset(group, "img")
-        length = image.size * image.dtype.itemsize
+        length = image.nbytes
         captions = self._captions(group, where)
         if name not in self.pictures:
             self.pictures[name] = Picture(Bytes(self.path, f"{where}/img"), identity, GROUPS[side])
@@ -195,6 +205,14 @@ class _Reader:
             raise ValueError(f"{place}: an embedding of {size} values, where those before have {self.size}")
         self.size = size
         return texts
+
+
+def _group(found: Any, where: str) -> Any:
+    import h5py
+
+    if not isinstance(found, h5py.Group):
+        raise ValueError(f"{where} is not a group; expected train, valid, test / example / name, img, txt and so on")
+    return found
 
 
 def _text(value: Any, where: str) -> str:
