@@ -186,6 +186,12 @@ def test_embeddings_that_are_refused(birds: dict, tmp_path: Path, spoil, message
     assert "\n" not in str(error.value)
 
 
+def test_a_lua_torch_file_in_place_of_a_folder(birds: dict, tmp_path: Path):
+    (tmp_path / "all.t7").write_bytes(b"\x04\0\0\0")
+    with pytest.raises(ValueError, match="Lua Torch file"):
+        planned(**birds, cub={"embeddings": str(tmp_path / "all.t7")})
+
+
 def test_values_that_are_not_finite_are_found_when_they_are_read(birds: dict, tmp_path: Path):
     (tmp_path / "vectors").mkdir()
     np.save(tmp_path / "vectors" / f"{CLASSES[0]}.npy", np.full((PHOTOS, CAPTIONS, SIZE), np.nan))

@@ -60,6 +60,8 @@ def of_class(root: Path, name: str, stems: list[str]) -> dict[str, tuple[Block, 
     Raises:
         ValueError: a .t7 file, an array of another number of images, or one that is not readable.
     """
+    if root.suffix == ".t7":
+        _refuse_t7(root)
     if root.is_file():
         return dict(_of_hdf5(root, f"{name}/", stems))
     folder = root / name
