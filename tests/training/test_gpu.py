@@ -5,21 +5,22 @@ import torch
 
 from t2f_dist.data.loader import batches, open_samples
 from t2f_dist.training import checkpoint
+from t2f_dist.training.corpus import facts
 from t2f_dist.training.gan import Gan
 from t2f_dist.training.growth import Growth
 from t2f_dist.training.step import train_step
-from tests.training.small import config
+from tests.training.small import RECIPES, config
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("recipe", ["house", "t2f"])
+@pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_every_precision_trains_on_a_gpu_and_goes_on(portrait_shards, tmp_path, recipe, precision):
     channels_last = f"train.channels_last={str(precision != 'fp32').lower()}"
     settings = config(recipe, portrait_shards, tmp_path, f"train.precision={precision}", channels_last)
     samples = open_samples(settings)
     growth = Growth(settings.stages)
-    gan = Gan(settings, len(samples.vocabulary), torch.device("cuda", 0), 1)
+    gan = Gan(settings, facts(samples), torch.device("cuda", 0), 1)
     before = {name: tensor.clone() for name, tensor in gan.networks.named_parameters()}
     for batch, (seen, size, _) in zip(
         batches(samples, growth.steps(0), 0, 1, 0, pin_memory=True), growth.steps(0), strict=True
@@ -31,7 +32,7 @@ def test_every_precision_trains_on_a_gpu_and_goes_on(portrait_shards, tmp_path, 
     moved = [name for name, tensor in gan.networks.named_parameters() if not torch.equal(tensor, before[name])]
     assert len(moved) > 0.9 * len(before)
     path = checkpoint.save(tmp_path, gan, checkpoint.State(128, "abc", {}), keep=2)
-    again = Gan(settings, len(samples.vocabulary), torch.device("cuda", 0), 1)
+    again = Gan(settings, facts(samples), torch.device("cuda", 0), 1)
     checkpoint.load(path, again)
     for left, right in zip(gan.networks.parameters(), again.networks.parameters(), strict=True):
         assert torch.equal(left, right)

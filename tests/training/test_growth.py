@@ -33,6 +33,7 @@ def test_steps_from_anywhere_on_the_way_are_the_rest_of_all_steps(number):
     steps = list(growth.steps(0))
     number = min(number, len(steps) - 1)
     assert list(growth.steps(steps[number][0])) == steps[number:]
+    assert [growth.at(start).step for start, _, _ in steps] == list(range(len(steps)))
     for (start, size, _), (following, _, _) in itertools.pairwise(steps):
         assert following == start + size
 

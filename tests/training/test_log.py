@@ -15,8 +15,8 @@ from t2f_dist.training.log import Log
 from t2f_dist.training.meter import Report, Spread
 from tests.training.small import config
 
-FADING = Phase(1, 8, 0.25, 8, 1.0)
-STABLE = Phase(0, 4, 1.0, 8, 1.0)
+FADING = Phase(1, 7, 8, 0.25, 8, 1.0)
+STABLE = Phase(0, 4, 4, 1.0, 8, 1.0)
 
 
 def report(loss: float) -> Report:
@@ -35,8 +35,8 @@ def lines(run: Path) -> list[dict]:
 
 def test_a_line_on_the_console_and_in_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     log = Log(tmp_path, settings(tmp_path), 0)
-    log.write(40, STABLE, report(0.25))
-    log.write(72, FADING, report(0.5))
+    log.write(40, STABLE, report(0.25), {})
+    log.write(72, FADING, report(0.5), {"reals/training": 0.75, "reals/held_out": -0.25})
     first, second = capsys.readouterr().out.splitlines()
     assert first.split()[:4] == ["40/128", "images", "4", "px"]
     assert "fading in  25%" in second
@@ -47,19 +47,21 @@ def test_a_line_on_the_console_and_in_the_file(tmp_path: Path, capsys: pytest.Ca
     assert stable["images"] == 40
     assert (fading["schedule/resolution"], fading["schedule/alpha"], fading["schedule/batch_size"]) == (8, 0.25, 8)
     assert fading.items() >= report(0.5).flat().items()
+    assert (fading["reals/training"], fading["reals/held_out"]) == (0.75, -0.25)
+    assert not any(name.startswith("reals/") for name in stable)
     assert not (tmp_path / "wandb").exists(), "disabled is disabled"
 
 
 def test_a_resumed_run_forgets_what_it_will_write_again(tmp_path: Path):
     log = Log(tmp_path, settings(tmp_path), 0)
     for images in (40, 80, 120):
-        log.write(images, STABLE, report(images))
+        log.write(images, STABLE, report(images), {})
     whole = (tmp_path / "metrics.jsonl").read_bytes()
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"images": 128, "discrim')  # a kill in the middle of a line
     log = Log(tmp_path, settings(tmp_path), 80)
     assert [line["images"] for line in lines(tmp_path)] == [40, 80]
-    log.write(120, STABLE, report(120))
+    log.write(120, STABLE, report(120), {})
     assert (tmp_path / "metrics.jsonl").read_bytes() == whole
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl"]
 
@@ -115,7 +117,7 @@ def test_offline_parts_of_a_run_share_one_id_and_hold_every_figure(tmp_path: Pat
         log = Log(tmp_path, settings(tmp_path, "offline"), start)
         ids.append(status.read(tmp_path)["wandb_id"])
         for seen in images:
-            log.write(seen, STABLE, report(seen))
+            log.write(seen, STABLE, report(seen), {})
         log.picture(images[-1], Image.new("RGB", (8, 8)), ["a man", "a woman"])
         log.close(exit_code=0)
         said = capsys.readouterr().out.splitlines()[-1]

@@ -89,8 +89,14 @@ def test_weights_that_are_no_numbers_end_the_run_and_are_not_kept(portrait_shard
 
 def test_another_configuration_does_not_go_on_from_a_run(portrait_shards, tmp_path):
     train(config("house", portrait_shards, tmp_path / "run"), Ranks(60))
-    other = config("house", portrait_shards, tmp_path / "run", "loss.penalty.weight=3", "stages.1.stable_images=96")
-    with pytest.raises(ValueError, match=r"another configuration: loss\.penalty\.weight was 0\.5, now 3\.0\."):
+    other = config(
+        "house",
+        portrait_shards,
+        tmp_path / "run",
+        "loss.penalties=[{kind: r1, weight: 3, every_images: 16}]",
+        "stages.1.stable_images=96",
+    )
+    with pytest.raises(ValueError, match=r"another configuration: loss\.penalties\.0\.weight was 0\.5, now 3\.0\."):
         train(other, Ranks(60))
     found = status.read(tmp_path / "run")
     assert found["outcome"] == "finished", "a mistaken command does not undo a finished run"

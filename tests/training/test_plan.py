@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from t2f_dist.models.networks import build
-from t2f_dist.training.plan import NOMINAL_WORDS, table
-from tests.training.small import config
+from t2f_dist.training.plan import NOMINAL, table
+from tests.training.small import RECIPES, config
 
 HERE = Path("nowhere")
 
@@ -31,7 +31,9 @@ def test_parameters_and_bytes_are_those_counted_by_hand():
     stem = (10 * 192 + 192) + (12 * 12 * 9 + 12)
     generator = [conditioning + stem + (12 * 3 + 3)]
     generator.append(generator[0] + (12 * 8 * 9 + 8) + (8 * 3 + 3))  # the layer of 4 pixels is there while it fades
-    encoder = NOMINAL_WORDS * 6 + 2 * (4 * 4 * (6 + 4) + 2 * 4 * 4)
+    encoder = (
+        NOMINAL.num_words * 6 + 2 * (4 * 4 * (6 + 4) + 2 * 4 * 4) + 8
+    )  # and what stands for a caption that is missing
     head = (12 * 12 * 16 + 12) + (12 + 1) + (12 * 8 + 8) + (8 * 8 + 8)
     contrastive = (12 * 6 + 6) + (8 * 6 + 6)
     discriminator = [(3 * 12 + 12) + (13 * 12 * 9 + 12) + head + contrastive + encoder]
@@ -44,9 +46,10 @@ def test_parameters_and_bytes_are_those_counted_by_hand():
         assert [float(row["exchange"]) for row in found] == pytest.approx(exchange, abs=0.006)
 
 
-def test_without_the_words_it_counts_what_is_built():
-    networks = build(config("t2f", HERE, HERE), NOMINAL_WORDS)
-    last = rows(table(config("t2f", HERE, HERE), 1))[-1]
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_without_the_shards_it_counts_what_is_built(recipe: str):
+    networks = build(config(recipe, HERE, HERE), NOMINAL)
+    last = rows(table(config(recipe, HERE, HERE), 1))[-1]
     total = sum(parameter.numel() for parameter in networks.parameters())
     assert int(last["generator"].replace(",", "")) + int(last["discriminator"].replace(",", "")) == total
 

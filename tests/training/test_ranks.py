@@ -77,7 +77,7 @@ def _signalled(rank: int, world_size: int, victims: dict[int, list[str]], at: in
             for name in victims.get(rank, []):
                 os.kill(os.getpid(), signal.Signals[name])
         time.sleep(0.005 * rank)  # they do not run in step by chance
-        answer = agreement.stop(8 * step, Phase(0, 4, 1.0, 8, 1.0))
+        answer = agreement.stop(8 * step, Phase(0, 0, 4, 1.0, 8, 1.0))
         step += 1
     agreement.close()
     return step, answer, before == [signal.getsignal(number) for number in Agreement.SIGNALS]
@@ -118,17 +118,17 @@ def _apart(rank: int, world_size: int, phases: list[Phase], images: list[int]) -
     return None
 
 
-HERE = Phase(1, 8, 0.5, 8, 1.0)
+HERE = Phase(1, 7, 8, 0.5, 8, 1.0)
 
 
 @pytest.mark.parametrize(
     ("phase", "images"),
     [
         (HERE, 16),
-        (Phase(1, 16, 0.5, 8, 1.0), 8),
-        (Phase(1, 8, 0.5 + 1e-12, 8, 1.0), 8),
-        (Phase(1, 8, 0.5, 16, 1.0), 8),
-        (Phase(1, 8, 0.5, 8, 0.5), 8),
+        (Phase(1, 7, 16, 0.5, 8, 1.0), 8),
+        (Phase(1, 7, 8, 0.5 + 1e-12, 8, 1.0), 8),
+        (Phase(1, 7, 8, 0.5, 16, 1.0), 8),
+        (Phase(1, 7, 8, 0.5, 8, 0.5), 8),
     ],
 )
 def test_ranks_at_different_places_of_the_schedule_are_noticed(pair: Pair, phase: Phase, images: int):
@@ -144,12 +144,12 @@ from t2f_dist.training.growth import Phase
 from t2f_dist.training.ranks import Agreement, Ranks
 folder = Path(sys.argv[1])
 agreement = Agreement(Ranks(30))
-assert agreement.stop(0, Phase(0, 4, 1.0, 8, 1.0)) is None
+assert agreement.stop(0, Phase(0, 0, 4, 1.0, 8, 1.0)) is None
 (folder / "ready").touch()
 answer, deadline = None, time.monotonic() + float(sys.argv[2])
 while answer is None and time.monotonic() < deadline:
     time.sleep(0.01)
-    answer = agreement.stop(8, Phase(0, 4, 1.0, 8, 1.0))
+    answer = agreement.stop(8, Phase(0, 0, 4, 1.0, 8, 1.0))
 (folder / "answer.tmp").write_text(str(answer))
 (folder / "answer.tmp").rename(folder / "answer")
 """

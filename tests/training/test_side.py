@@ -3,6 +3,7 @@
 import torch
 
 from t2f_dist.data.loader import open_samples
+from t2f_dist.training.corpus import facts
 from t2f_dist.training.gan import Gan
 from t2f_dist.training.growth import Growth
 from tests.training.small import config
@@ -12,7 +13,7 @@ def _exchanged(rank, world_size, shards):
     """By phase and side: what DDP itself says it exchanges, what the side states, parameters that ask for gradients."""
     settings = config("house", shards, shards)
     samples = open_samples(settings)
-    gan = Gan(settings, len(samples.vocabulary), torch.device("cpu"), world_size)
+    gan = Gan(settings, facts(samples), torch.device("cpu"), world_size)
     found = {}
     for images in (0, 48, 96):  # 4 pixels; fading into 8; 8
         phase = Growth(settings.stages).at(images)
