@@ -59,7 +59,7 @@ def _train(config: Config, ranks: Ranks, folder: RunFolder, agreement: Agreement
     gan = Gan(config, facts(samples), ranks.device, ranks.world_size)
     images_seen = saved_at = first_images = resume(folder.path, gan, config, samples.manifest.fingerprint, ranks)
     if not images_seen:
-        warm_start(gan, config)
+        warm_start(gan, config, corpus(samples))
     if images_seen >= growth.total_images:
         return _already_finished(folder, images_seen, ranks)
     log = Log(folder.path, config, images_seen) if ranks.is_main else None

@@ -8,29 +8,57 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from t2f_dist.config.condition import Lstm, Stored
 from t2f_dist.config.schema import Config
 from t2f_dist.models import snapshot
+from t2f_dist.models.snapshot import Corpus
 from t2f_dist.training import checkpoint
 from t2f_dist.training.gan import Gan
 
 PREFIX = "networks.discriminator."
 
 
-def warm_start(gan: Gan, config: Config) -> None:
+def warm_start(gan: Gan, config: Config, corpus: Corpus) -> None:
     """Fill the networks that `config.warm_start` names. All ranks call; each reads the files itself.
 
-    Raises FileNotFoundError, or ValueError where the weights are of other shapes or damaged.
+    corpus: of the shards that are trained on.
+    Raises ValueError where there are no such weights, or they are damaged, of other shapes or of another corpus.
     """
     if config.warm_start.generator is not None:
-        weights = snapshot.load(config.warm_start.generator).generator.state_dict()
+        what = f"warm_start.generator {config.warm_start.generator}"
+        try:
+            given = snapshot.load(config.warm_start.generator)
+        except (FileNotFoundError, ValueError) as error:
+            raise ValueError(f"{what}: {error}; name a snapshot, or the folder of a run that has one") from None
+        _check_corpus(gan, config, corpus, given, what)
         for network in (gan.networks.generator, gan.generator_ema):
-            _fill(network, weights, f"warm_start.generator {config.warm_start.generator}")
+            _fill(network, given.generator.state_dict(), what)
     if config.warm_start.discriminator is not None:
         weights = _discriminator(Path(config.warm_start.discriminator))
         _fill(gan.networks.discriminator, weights, f"warm_start.discriminator {config.warm_start.discriminator}")
 
 
+def _check_corpus(gan: Gan, config: Config, corpus: Corpus, given: snapshot.Snapshot, what: str) -> None:
+    """Raise ValueError where weights of the right shape would be read with something else than they learnt with."""
+    used, theirs = config.condition.modalities, given.corpus
+    other = {
+        "vocabulary": isinstance(used.get("caption"), Lstm) and theirs.vocabulary != corpus.vocabulary,
+        "model of caption embeddings": isinstance(used.get("caption"), Stored) and theirs.embedding != corpus.embedding,
+        "sample rate of voices": "speech" in used and given.facts.sample_rate_hz != gan.facts.sample_rate_hz,
+        "list of identities": "identity" in used and theirs.identities != corpus.identities,
+    }
+    for thing, differs in other.items():
+        if differs:
+            raise ValueError(
+                f"{what} was trained with another {thing} than that of {config.data.shards}: name a snapshot that was"
+                " trained on these shards, or set warm_start.generator null"
+            )
+
+
 def _discriminator(path: Path) -> dict[str, Tensor]:
+    remedy = "name the folder of a run, or of one of its checkpoints (a snapshot will not do, it has no discriminator)"
+    if not path.is_dir():
+        raise ValueError(f"warm_start.discriminator {path} is no folder: {remedy}")
     kept = checkpoint.found(path / "checkpoints")
     folder = kept[0] if kept else path
     try:
@@ -38,8 +66,7 @@ def _discriminator(path: Path) -> dict[str, Tensor]:
         tensors = safetensors.torch.load_file(folder / "networks.safetensors")
     except checkpoint.DamagedCheckpoint as error:
         raise ValueError(
-            f"warm_start.discriminator {path} is neither a run with a checkpoint nor a checkpoint, or it is damaged:"
-            f" {error} (a snapshot will not do, it holds the generator alone)"
+            f"warm_start.discriminator {path} holds no checkpoint, or a damaged one: {error}; {remedy}"
         ) from None
     return {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
 
@@ -53,7 +80,7 @@ def _fill(network: nn.Module, weights: dict[str, Tensor], what: str) -> None:
             shapes = [list(each.shape) if each is not None else "missing" for each in (theirs, ours)]
             raise ValueError(
                 f"{what} is of another shape: {name} is {shapes[0]} there and {shapes[1]} here; give the networks and"
-                " the condition the sizes with which it was trained, and the same vocabulary"
+                " the condition the sizes with which it was trained"
             )
     for name, tensor in own.items():
         tensor.copy_(weights[name])
