@@ -5,6 +5,8 @@ The gap between the two is the plainest sign of overfitting (2006.06676, figure 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from t2f_dist.config.schema import Config
@@ -23,7 +25,9 @@ class HeldOut:
         self.num = config.log.held_out_images // config.group_size * config.group_size
         self.sources = {"training": samples}
         if self.num and config.data.split == "train" and samples.manifest.num_samples("validation"):
-            self.sources["held_out"] = open_samples(config, "validation")
+            held_out = open_samples(config, "validation")
+            held_out.wanted = replace(held_out.wanted, mismatched=frozenset())  # there may be one identity alone
+            self.sources["held_out"] = held_out
         self._batches: dict[tuple[str, int], Batch] = {}
 
     @torch.no_grad()
