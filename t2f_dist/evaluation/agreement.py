@@ -1,14 +1,20 @@
-"""Caption agreement: the share of images whose attributes, read from the pixels, are those that the caption names.
+"""Agreement: the share of images whose attributes, read from the pixels, are those of the portrait they are drawn for.
 
-Three shares stand side by side, attribute by attribute, each over the captions that name the attribute:
+Three shares stand side by side, attribute by attribute, each over the samples whose caption names the attribute:
 
-    generated   images drawn for the captions
-    chance      real portraits against captions shuffled among them: what a generator deaf to its captions, but else
+    generated   images drawn for the samples
+    chance      real portraits against captions shuffled among them: what a generator deaf to its conditions, but else
                 perfect, would reach
     real        real portraits against their own captions: what the reader itself allows
 
-No attribute counts more than another in the mean, however often captions name it. An unnamed attribute is not
-counted; a named hair colour disagrees with a head that is read as bald.
+and two over the other samples, where the truth is what is read from the sample's own portrait. A voice may tell it, or
+the caption imply it: a woman has no beard.
+
+    unnamed     images drawn for the samples
+    chance      real portraits against each other, shuffled
+
+No attribute counts more than another in a mean, however often captions name it. A named hair colour disagrees with a
+head that is read as bald; the hair colour of a portrait that is read as bald is not counted.
 """
 
 from __future__ import annotations
@@ -22,10 +28,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2f_dist.portraits.attributes import ATTRIBUTES
+from t2f_dist.portraits.attributes import ABSENT, ATTRIBUTES
 
 UNNAMED = -2
-"""The label of an attribute that a caption does not name. No reader gives it (-1 is the hair colour of the bald)."""
+"""The label of an attribute that is not counted. No reader gives it (-1 is the hair colour of the bald)."""
+
+_FIRST = next(iter(ATTRIBUTES))
 
 Read = Mapping[str, Tensor]
 Named = Sequence[Mapping[str, str]]
@@ -47,34 +55,47 @@ def labels(named: Named) -> dict[str, Tensor]:
     }
 
 
-def agreement(read: Read, named: Named) -> dict[str, float]:
-    """Attribute -> share in [0, 1] of the captions naming it with whose image it agrees; nan if none names it.
+def unnamed(real: Read, named: Named) -> dict[str, Tensor]:
+    """Attribute -> LongTensor [N] of the labels read from N portraits, UNNAMED where their captions name them, and for
+    the hair colour of the bald.
 
-    read: attribute -> LongTensor [N], as a reader gives it; named: what each of the N captions names.
+    Raises ValueError as `agreement` does.
+    """
+    real, said = _checked(real, len(named)), labels(named)
+    return {
+        name: label.masked_fill((said[name] != UNNAMED) | (label == ABSENT), UNNAMED) for name, label in real.items()
+    }
+
+
+def agreement(read: Read, truth: Mapping[str, Tensor]) -> dict[str, float]:
+    """Attribute -> share in [0, 1] of the samples with a truth with whose image it agrees; nan where none has one.
+
+    read: attribute -> LongTensor [N], as a reader gives it; truth: the same of `labels` or `unnamed`.
     Raises ValueError when N differs between the two.
     """
-    return _shares(_checked(read, len(named)), labels(named))
+    return _shares(_checked(read, len(truth[_FIRST])), truth)
 
 
-def chance(read: Read, named: Named, num_shuffles: int = 50, seed: int = 0) -> dict[str, float]:
-    """`agreement` after shuffling the captions among the images, the mean over `num_shuffles` shuffles.
+def chance(read: Read, truth: Mapping[str, Tensor], num_shuffles: int = 50, seed: int = 0) -> dict[str, float]:
+    """`agreement` after shuffling the truth among the images, the mean over `num_shuffles` shuffles.
 
     Raises ValueError as `agreement` does, and when num_shuffles is below 1.
     """
     if num_shuffles < 1:
         raise ValueError(f"num_shuffles must be at least 1, got {num_shuffles}")
-    read, truth = _checked(read, len(named)), labels(named)
+    num = len(truth[_FIRST])
+    read = _checked(read, num)
     total = dict.fromkeys(ATTRIBUTES, 0.0)
     for shuffle in range(num_shuffles):
         random = np.random.Generator(np.random.Philox(key=[seed, 0], counter=[0, 0, 0, shuffle]))
-        order = torch.from_numpy(random.random(len(named)).argsort(kind="stable"))
+        order = torch.from_numpy(random.random(num).argsort(kind="stable"))
         for name, share in _shares(read, {name: label[order] for name, label in truth.items()}).items():
             total[name] += share
     return {name: value / num_shuffles for name, value in total.items()}
 
 
 def mean(shares: Mapping[str, float]) -> float:
-    """Over the attributes that any caption names; nan if there is none."""
+    """Over the attributes that are counted for any sample; nan if there is none."""
     counted = [share for share in shares.values() if not math.isnan(share)]
     return sum(counted) / len(counted) if counted else math.nan
 
@@ -94,25 +115,28 @@ def _checked(read: Read, num: int) -> dict[str, Tensor]:
         raise ValueError(f"attributes not read: {', '.join(missing)}")
     for name in ATTRIBUTES:
         if read[name].shape != (num,):
-            raise ValueError(f"{name} was read from {list(read[name].shape)} images for {num} captions: give as many")
+            raise ValueError(f"{name} was read from {list(read[name].shape)} images for {num} samples: give as many")
     return {name: read[name].cpu() for name in ATTRIBUTES}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One attribute: how many captions name it, and the shares (0...1, nan if none does)."""
+    """One attribute: of how many samples it is counted, and the shares (0...1, nan where it is of none)."""
 
     num_named: int
     generated: float
     chance: float
     real: float
+    num_unnamed: int
+    unnamed: float
+    unnamed_chance: float
 
 
 @dataclass(frozen=True)
-class CaptionAgreement:
+class Agreement:
     """The table: a row an attribute, and their mean."""
 
-    num_captions: int
+    num_samples: int
     rows: dict[str, Row]
     mean: Row
 
@@ -123,15 +147,18 @@ class CaptionAgreement:
             return {key: None if math.isnan(value) else value for key, value in asdict(row).items()}
 
         rows = {name: plain(row) for name, row in self.rows.items()}
-        return {"num_captions": self.num_captions, "mean": plain(self.mean), "attributes": rows}
+        return {"num_samples": self.num_samples, "mean": plain(self.mean), "attributes": rows}
 
     def format(self) -> str:
         """A table to print; no newline at the end."""
-        lines = [f"{'caption agreement':<18}{'generated':>10}{'chance':>8}{'real':>8}{'named by':>10}"]
+        named = f"{'agreement':<18}{'generated':>10}{'chance':>8}{'real':>8}{'named by':>10}"
+        lines = [f"{named}{'unnamed':>12}{'chance':>8}{'of':>7}"]
         for name, row in [*self.rows.items(), ("mean", self.mean)]:
             shares = f"{_percent(row.generated):>10}{_percent(row.chance):>8}{_percent(row.real):>8}"
-            named_by = f"{row.num_named:>10}" if name != "mean" else f"{'of ' + str(self.num_captions):>10}"
-            lines.append(f"{name.replace('_', ' '):<18}{shares}{named_by}")
+            others = f"{_percent(row.unnamed):>12}{_percent(row.unnamed_chance):>8}"
+            each = name != "mean"
+            counts = (str(row.num_named), str(row.num_unnamed)) if each else (f"of {self.num_samples}", "")
+            lines.append(f"{name.replace('_', ' '):<18}{shares}{counts[0]:>10}{others}{counts[1]:>7}".rstrip())
         return "\n".join(lines)
 
 
@@ -139,22 +166,26 @@ def _percent(share: float) -> str:
     return "-" if math.isnan(share) else f"{share:.3f}"
 
 
-def caption_agreement(
-    generated: Read, real: Read, named: Named, num_shuffles: int = 50, seed: int = 0
-) -> CaptionAgreement:
-    """The table for N captions: `generated` read from the images drawn for them, `real` from the portraits they were
-    written of, both attribute -> LongTensor [N]; `named` what each caption names.
+def compare(generated: Read, real: Read, named: Named, num_shuffles: int = 50, seed: int = 0) -> Agreement:
+    """The table for N samples: `generated` read from the images drawn for them, `real` from their own portraits, both
+    attribute -> LongTensor [N]; `named` what the caption of each names, nothing where there is none.
 
-    Raises ValueError as `agreement` and `chance` do.
+    Raises ValueError as `labels` and `chance` do.
     """
+    said, others = labels(named), unnamed(real, named)
     columns = {
-        "generated": agreement(generated, named),
-        "chance": chance(real, named, num_shuffles, seed),
-        "real": agreement(real, named),
+        "generated": agreement(generated, said),
+        "chance": chance(real, said, num_shuffles, seed),
+        "real": agreement(real, said),
+        "unnamed": agreement(generated, others),
+        "unnamed_chance": chance(real, others, num_shuffles, seed),
     }
-    counts = {name: sum(name in one for one in named) for name in ATTRIBUTES}
-    rows = {
-        name: Row(counts[name], **{column: shares[name] for column, shares in columns.items()}) for name in ATTRIBUTES
+    counts = {
+        "num_named": {name: int((said[name] != UNNAMED).sum()) for name in ATTRIBUTES},
+        "num_unnamed": {name: int((others[name] != UNNAMED).sum()) for name in ATTRIBUTES},
     }
-    overall = Row(sum(counts.values()), **{column: mean(shares) for column, shares in columns.items()})
-    return CaptionAgreement(len(named), rows, overall)
+    everything: dict[str, dict[str, Any]] = {**columns, **counts}
+    rows = {name: Row(**{key: values[name] for key, values in everything.items()}) for name in ATTRIBUTES}
+    means = {key: mean(shares) for key, shares in columns.items()}
+    totals = {key: sum(values.values()) for key, values in counts.items()}
+    return Agreement(len(named), rows, Row(**means, **totals))

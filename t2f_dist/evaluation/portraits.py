@@ -1,68 +1,149 @@
-"""How well a snapshot's faces match captions that it never saw: the caption agreement on drawn portraits."""
+"""How well a snapshot's faces match captions and voices that it never saw: agreement on drawn portraits."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from t2f_dist.data.dataset import Samples, decode
-from t2f_dist.evaluation.agreement import CaptionAgreement, agreement, caption_agreement, mean
-from t2f_dist.evaluation.sample import vocabulary_of
+from t2f_dist.data.dataset import decode
+from t2f_dist.data.order import Order
+from t2f_dist.data.shards import Shards
+from t2f_dist.evaluation.agreement import Agreement, agreement, compare, labels, mean
+from t2f_dist.evaluation.conditions import NOUNS, Condition, Conditions
+from t2f_dist.evaluation.held import Held, read
+from t2f_dist.evaluation.pitch import pitch_hz
 from t2f_dist.models.snapshot import Snapshot
+from t2f_dist.portraits.attributes import ATTRIBUTES
 from t2f_dist.portraits.naming import named
 from t2f_dist.portraits.reader import Reader
-from t2f_dist.shard import format as shard_format
+from t2f_dist.shard.format import DamagedSample
+
+WAYS = {"caption": ("caption",), "speech": ("speech",), "both": ("caption", "speech")}
+"""A way of asking -> the modalities that are given; those of the snapshot that are not among them are missing."""
 
 MIN_RESOLUTION = 16  # of the reader
 MIN_REAL = 0.8  # agreement of real portraits; drawn ones are above .97
+HIGH_PITCH_HZ = 158.0  # women of the drawn corpus speak higher, men lower
 
 
-def evaluate(snapshot: Snapshot, shards: Path, split: str, num: int, seed: int) -> CaptionAgreement:
-    """Draw a face for each of `num` captions of a split (fewer where it holds fewer), and read it.
+def evaluate(
+    snapshot: Snapshot, shards: Path, split: str, num: int, seed: int, by: str = "all"
+) -> dict[str, Agreement]:
+    """Draw a face for each of `num` samples of a split (fewer where it holds fewer), in each way of asking; read them.
 
-    Raises ValueError where the split's identities also stand in the training split, or its captions are not of drawn
-    portraits; and where the snapshot's faces are too small to be read.
+    All ways are asked about the same samples, those that have what any of the ways gives, with the same noise.
+
+    by: one of WAYS, or "all": each in which the snapshot can be asked.
+    Raises ValueError where the split's identities also stand in the training split, or its samples are no drawn
+    portraits, or of another kind than the snapshot was trained with; where the snapshot cannot be asked so; and where
+    its faces are too small to be read.
     """
     if snapshot.resolution < MIN_RESOLUTION:
         raise ValueError(
             f"the snapshot draws faces of {snapshot.resolution} pixels, and attributes can be read from"
             f" {MIN_RESOLUTION} on: train further"
         )
-    samples = Samples(shards, split, seed, window_shards=1, z_size=1, condition_size=1)
-    if split != "train":
-        _assert_unseen(samples, shards)
-    num = min(num, samples.order.num_samples)
-    captions, reals = [], []
-    for position in range(num):
-        place = samples.order.locate(position)
-        members = samples.members(place)
-        choices = shard_format.captions(members["captions"])
-        captions.append(choices[position % len(choices)])
-        reals.append(torch.from_numpy(decode(members["image"], samples.manifest.image_resolution).copy()))
-    samples.close()
-    names = [named(caption) for caption in captions]
+    conditions = Conditions(snapshot)
+    ways = _ways(conditions, by)
+    needed = list(dict.fromkeys(name for way in ways for name in WAYS[way]))
+    source = conditions.open(shards, split, needed)
+    try:
+        if split != "train":
+            _assert_unseen(source)
+        samples, given = _samples(source, conditions, needed, num, seed)
+        resolution = source.manifest.image_resolution
+    finally:
+        source.close()
+    if not samples:
+        nouns = " and ".join(NOUNS[name] for name in needed)
+        raise ValueError(f"no sample of the split {split} in {shards} has {nouns}: name another split, or --by")
+    names = [named(sample.caption) for sample in samples]
     reader = Reader.load()
+    reals = [torch.from_numpy(decode(sample.image, resolution).copy()) for sample in samples]
     real = reader.read(torch.stack(reals).permute(0, 3, 1, 2))
-    own = mean(agreement(real, names))
+    _assert_portraits(shards, samples, given, real, snapshot.facts.sample_rate_hz)
+    tables = {}
+    for way in ways:
+        inputs = conditions.inputs([{name: each[name] for name in WAYS[way]} for each in given])
+        images = snapshot.draw(inputs, range(len(samples)), seed)
+        tables[way] = compare(reader.read(images), real, names, seed=seed)
+    return tables
+
+
+def _ways(conditions: Conditions, by: str) -> list[str]:
+    """Those to be asked in. Raises ValueError where there is none."""
+    if by != "all":
+        for name in WAYS[by]:
+            if name not in conditions.sections:
+                raise ValueError(f"--by {by}: this snapshot was not trained with {NOUNS[name]}")
+        for name in conditions.needed(WAYS[by]):
+            raise ValueError(
+                f"--by {by}: this snapshot was trained with {NOUNS[name]} for every face (condition.{name}.dropout is"
+                " 0), so it cannot be asked without"
+            )
+        return [by]
+    if not conditions.sections:
+        raise ValueError("this snapshot draws without any condition: there is nothing that its faces could agree with")
+    ways = [
+        way
+        for way, names in WAYS.items()
+        if all(name in conditions.sections for name in names) and not conditions.needed(names)
+    ]
+    if not ways:
+        raise ValueError(
+            "this snapshot was trained with an identity for every face, and those of other people are none that it"
+            " knows: only captions and voices can be evaluated"
+        )
+    return ways
+
+
+def _samples(
+    source: Shards, conditions: Conditions, needed: Collection[str], num: int, seed: int
+) -> tuple[list[Held], list[Condition]]:
+    """The first `num` samples, in an order of `seed`, that have what is needed; and their conditions."""
+    order = Order([shard.num_samples for shard in source.listed], seed, window_shards=1)
+    samples, given = [], []
+    for position in range(order.num_samples):
+        place = order.locate(position)
+        try:
+            sample = read(source, place, choice=position)
+            condition = conditions.held(sample)
+        except DamagedSample as error:
+            name = source.listed[place.shard].name
+            raise ValueError(f"{source.folder / name}: {error}; run `t2f-dist verify {source.folder}`") from None
+        if all(name in condition for name in needed):
+            samples.append(sample)
+            given.append(condition)
+        if len(samples) == num:
+            break
+    return samples, given
+
+
+def _assert_portraits(
+    shards: Path, samples: Sequence[Held], given: Sequence[Condition], real: dict[str, Tensor], sample_rate_hz: int
+) -> None:
+    """By their captions; without any, by their voices: men and women among drawn portraits speak apart."""
+    if any(sample.caption for sample in samples):
+        own = mean(agreement(real, labels([named(sample.caption) for sample in samples])))
+        said = "captions"
+    else:
+        high = np.array([pitch_hz(condition["speech"], sample_rate_hz) for condition in given]) > HIGH_PITCH_HZ
+        women = real["sex"].numpy() == ATTRIBUTES["sex"].index("woman")
+        own, said = float((high == women).mean()), "voices"
     if not own > MIN_REAL:  # photographs; their captions may name hair and glasses too
         raise ValueError(
-            f"{shards} holds no drawn portraits (of its own pictures {own:.2f} agree with their captions): agreement"
+            f"{shards} holds no drawn portraits (of its own pictures {own:.2f} agree with their {said}): agreement"
             " can be read from those alone"
         )
-    vocabulary = vocabulary_of(snapshot)
-    tokens = [vocabulary.encode(caption, snapshot.config.data.max_words) for caption in captions]
-    images = snapshot.draw(tokens, list(range(num)), seed)
-    return caption_agreement(reader.read(images), real, names, seed=seed)
 
 
-def _assert_unseen(samples: Samples, shards: Path) -> None:
-    def identities(split: str) -> np.ndarray:
-        indices = [shard_format.open_index(shards, shard)["identity"] for shard in samples.manifest.shards(split)]
-        return np.unique(np.concatenate(indices)) if indices else np.array([], dtype=np.uint64)
-
-    own = np.unique(np.concatenate([shard_format.open_index(shards, shard)["identity"] for shard in samples.shards]))
-    shared = np.intersect1d(own, identities("train"))
+def _assert_unseen(source: Shards) -> None:
+    if not source.manifest.shards("train"):
+        return
+    shared = np.intersect1d(source.identities(), Shards(source.folder, "train").identities())
     if len(shared):
-        raise ValueError(f"{shards}: {len(shared)} identities of the split are in the training split too")
+        raise ValueError(f"{source.folder}: {len(shared)} identities of the split are in the training split too")

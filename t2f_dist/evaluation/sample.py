@@ -1,19 +1,21 @@
-"""Captions -> faces, as a grid or as single pictures."""
+"""Conditions -> faces, as a grid or as single pictures."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 from torch import Tensor
 
+from t2f_dist.evaluation.conditions import Asked, Conditions
 from t2f_dist.models.grid import grid
 from t2f_dist.models.snapshot import Snapshot
-from t2f_dist.text.vocabulary import Vocabulary
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+VOICE_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+NUM = 8  # faces a row, where nothing else is said
 
 
 def read_captions(path: Path) -> list[str]:
@@ -30,42 +32,39 @@ def read_captions(path: Path) -> list[str]:
     return captions
 
 
-def vocabulary_of(snapshot: Snapshot) -> Vocabulary:
-    """The words that a snapshot's encoder knows. Raises ValueError where the two do not belong together."""
-    vocabulary = Vocabulary.from_json(snapshot.vocabulary)
-    num_words = snapshot.generator.text_encoder.words.num_embeddings
-    if len(vocabulary) != num_words:
-        raise ValueError(f"the snapshot's vocabulary has {len(vocabulary):,} entries, its encoder {num_words:,}")
-    return vocabulary
+def find_voices(folder: Path) -> list[str]:
+    """The audio files of a folder, by name. Raises FileNotFoundError, or ValueError where there is none."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no such folder of voices: {folder}")
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in VOICE_SUFFIXES and path.is_file())
+    if not found:
+        raise ValueError(f"{folder} holds no voice: put files of {', '.join(VOICE_SUFFIXES)} there")
+    return [str(path) for path in found]
 
 
-class Captions:
-    """Captions as a snapshot reads them.
+def faces_a_row(snapshot: Snapshot, asked: Asked, num: int | None) -> tuple[int, str]:
+    """How many faces a condition gets, and a line for the person who asks where that is not what they asked for.
 
-    `unknown` maps a caption to those of its words that the vocabulary lacks. Raises ValueError for a caption without
-    any known word: a face drawn for it would have nothing to do with it.
+    num: as asked for; None: as is usual.
+    Raises ValueError where columns are voices, and several faces of each are asked for.
     """
-
-    def __init__(self, snapshot: Snapshot, captions: Sequence[str]):
-        vocabulary = vocabulary_of(snapshot)
-        self.texts = list(captions)
-        self.tokens = [vocabulary.encode(caption, snapshot.config.data.max_words) for caption in captions]
-        self.unknown = {caption: words for caption in captions if (words := vocabulary.unknown(caption))}
-        for caption, tokens in zip(captions, self.tokens, strict=True):
-            if not any(token > 1 for token in tokens):
-                raise ValueError(
-                    f"caption {caption!r} has no word of the vocabulary, which holds {len(vocabulary.words):,} words"
-                    f" such as {', '.join(vocabulary.words[:8])}"
-                )
+    if asked.columns:
+        if num not in (None, 1):
+            raise ValueError(f"--num {num}: columns are voices here, with a face each; leave --num out, or vary --seed")
+        return 1, ""
+    if not snapshot.config.generator.z_size + snapshot.config.noise_size:
+        said = "this generator takes no noise, so all faces of a condition would be the same: one is drawn"
+        return 1, said if num != 1 else ""
+    return num or NUM, ""
 
 
-def sample(snapshot: Snapshot, captions: Captions, num: int, seed: int) -> Tensor:
-    """`num` faces for each caption, caption by caption -> uint8 [captions x num, 3, R, R].
+def sample(snapshot: Snapshot, conditions: Conditions, asked: Asked, num: int, seed: int) -> Tensor:
+    """`num` faces for each condition, condition by condition -> uint8 [conditions x num, 3, R, R].
 
-    The n-th face of every caption is drawn from the same noise, so that columns of a grid differ by caption alone.
+    The n-th face of every condition is drawn from the same noise, so that faces differ by what was asked alone.
     """
-    tokens = [row for row in captions.tokens for _ in range(num)]
-    return snapshot.draw(tokens, list(range(num)) * len(captions.tokens), seed)
+    cells = [cell for cell in asked.cells for _ in range(num)]
+    return snapshot.draw(conditions.inputs(cells), list(range(num)) * len(asked.cells), seed)
 
 
 def check_suffix(out: Path) -> None:
@@ -74,7 +73,7 @@ def check_suffix(out: Path) -> None:
         raise ValueError(f"--out {out}: end it with one of {', '.join(SUFFIXES)} for a grid, or with / for a folder")
 
 
-def save(images: Tensor, captions: Captions, out: Path, as_folder: bool) -> list[Path]:
+def save(images: Tensor, asked: Asked, out: Path, as_folder: bool) -> list[Path]:
     """A grid in the file `out`, or single pictures in the folder `out`; the paths written.
 
     Raises ValueError where the file's name has no picture suffix.
@@ -82,14 +81,26 @@ def save(images: Tensor, captions: Captions, out: Path, as_folder: bool) -> list
     if not as_folder:
         check_suffix(out)
         out.parent.mkdir(parents=True, exist_ok=True)
-        grid(images, captions.texts).save(out)
+        grid(images, _rows(asked, len(images)), asked.columns).save(out)
         return [out]
     out.mkdir(parents=True, exist_ok=True)
-    num = len(images) // len(captions.texts)
+    columns = len(images) // len(asked.rows)
     paths = []
     for index, image in enumerate(images):
-        row, column = divmod(index, num)
-        slug = re.sub(r"[^a-z0-9]+", "-", captions.texts[row].lower()).strip("-")[:60]
-        paths.append(out / f"{row:03d}-{slug}-{column:03d}.png")
+        row, column = divmod(index, columns)
+        across = asked.columns[column] if asked.columns else ""
+        parts = (f"{row:03d}", _slug(asked.rows[row]), f"{column:03d}", _slug(across))
+        paths.append(out / f"{'-'.join(part for part in parts if part)}.png")
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(paths[-1])
     return paths
+
+
+def _rows(asked: Asked, num: int) -> list[str]:
+    """Labels of the grid's rows; faces without a condition fill as many rows as it takes, at least 8 in a row."""
+    if any(asked.cells):
+        return list(asked.rows)
+    return [""] * math.ceil(num / max(NUM, math.ceil(math.sqrt(num))))
+
+
+def _slug(label: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")[:60]

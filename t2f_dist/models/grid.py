@@ -1,4 +1,4 @@
-"""Faces side by side: one row a caption."""
+"""Faces side by side: one row a condition, or a row a caption and a column a voice."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from torch import Tensor
 MARGIN = 2
 FONT_PIXELS = 12
 LINE = FONT_PIXELS + 4
-MAX_LINES = 3  # of a caption
+MAX_LINES = 3  # of a label
 MIN_WIDTH = 400  # room for a caption's words above a single face
+LABELLED_WIDTH = 96  # of a face under a label of its own
 
 
 def enlarge(image: np.ndarray, min_size: int = 64) -> np.ndarray:
@@ -22,25 +23,48 @@ def enlarge(image: np.ndarray, min_size: int = 64) -> np.ndarray:
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def grid(images: Tensor, captions: Sequence[str], min_size: int = 64) -> Image.Image:
-    """uint8 [captions x columns, 3, R, R], row by row -> a picture with each caption above its row."""
-    columns, rest = divmod(len(images), len(captions))
-    assert columns > 0 and rest == 0
+def grid(images: Tensor, rows: Sequence[str], columns: Sequence[str] = (), min_size: int = 64) -> Image.Image:
+    """Faces, row by row, as one picture.
+
+    Args:
+        images: uint8 [N, 3, R, R]. All rows are of one length, but that the last may be shorter.
+        rows: what stands above each row; an empty label takes no room.
+        columns: what stands above each column, at the top; none, or one a column.
+        min_size: pixels of a face at the least; more where columns are labelled.
+    """
+    num_columns = -(-len(images) // len(rows))
+    assert num_columns * (len(rows) - 1) < len(images)
+    assert len(columns) in (0, num_columns)
+    min_size = max(min_size, LABELLED_WIDTH) if columns else min_size
     cells = [enlarge(image, min_size) for image in images.permute(0, 2, 3, 1).numpy()]
     cell = len(cells[0]) + MARGIN
-    width = max(columns * cell + MARGIN, MIN_WIDTH)
+    width = max(num_columns * cell + MARGIN, MIN_WIDTH)
     font = ImageFont.load_default(FONT_PIXELS)
-    letters = max(1, int(width / font.getlength("n")))
-    texts = [textwrap.wrap(caption, letters, max_lines=MAX_LINES, placeholder=" ...") for caption in captions]
-    height = sum(len(text) * LINE + cell + MARGIN for text in texts) + MARGIN
+    heads = [_wrapped(label, cell - 2 * MARGIN, font) for label in columns]
+    texts = [_wrapped(label, width - MARGIN, font) for label in rows]
+    head = max((len(lines) for lines in heads), default=0) * LINE
+    height = head + sum(len(lines) * LINE + cell + MARGIN for lines in texts) + MARGIN
     canvas = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(canvas)
-    top = MARGIN
-    for row, text in enumerate(texts):
-        for line in text:
+    top = MARGIN + head
+    for column, lines in enumerate(heads):
+        for line, label in enumerate(lines):
+            pen.text((MARGIN + column * cell, MARGIN + line * LINE), label, fill="black", font=font)
+    for row, lines in enumerate(texts):
+        for line in lines:
             pen.text((MARGIN, top), line, fill="black", font=font)
             top += LINE
-        for column in range(columns):
-            canvas.paste(Image.fromarray(cells[row * columns + column]), (MARGIN + column * cell, top))
+        for column, face in enumerate(cells[row * num_columns : (row + 1) * num_columns]):
+            canvas.paste(Image.fromarray(face), (MARGIN + column * cell, top))
         top += cell + MARGIN
     return canvas
+
+
+def _wrapped(label: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
+    """Lines of at most `width` pixels, as many as there is room for; what is cut is marked."""
+    letters = max(1, int(width / font.getlength("n")))
+    while True:
+        lines = textwrap.wrap(label, letters, max_lines=MAX_LINES, placeholder=" ..." if letters > 4 else "")
+        if letters == 1 or all(font.getlength(line) <= width for line in lines):
+            return lines
+        letters -= 1

@@ -1,4 +1,4 @@
-from dataclasses import replace
+import re
 from pathlib import Path
 
 import numpy as np
@@ -6,63 +6,78 @@ import pytest
 import torch
 from PIL import Image
 
-from t2f_dist.evaluation.sample import SUFFIXES, Captions, check_suffix, read_captions, sample, save
-from t2f_dist.text.vocabulary import Vocabulary
-from tests.models.untrained import WORDS, untrained
+from t2f_dist.evaluation.conditions import Asked, Conditions
+from t2f_dist.evaluation.sample import (
+    SUFFIXES,
+    check_suffix,
+    faces_a_row,
+    find_voices,
+    read_captions,
+    sample,
+    save,
+)
+from t2f_dist.models.grid import LINE, MARGIN
+from t2f_dist.models.snapshot import Snapshot
+from tests.models.untrained import untrained
+from tests.shard.raw import speak
 
 TEXTS = ["A woman with red hair.", "a smiling man", "a man with green hair"]
 
 
 @pytest.fixture(scope="module")
-def faces():
+def faces() -> Snapshot:
     return untrained()
 
 
-def test_every_caption_gets_the_same_noise_column_by_column(faces):
-    images = sample(faces, Captions(faces, TEXTS), num=4, seed=7)
+def asked(snapshot: Snapshot, *texts: str) -> Asked:
+    return Conditions(snapshot).asked({"caption": list(texts)})
+
+
+def drawn(snapshot: Snapshot, *texts: str, num: int, seed: int = 7) -> torch.Tensor:
+    return sample(snapshot, Conditions(snapshot), asked(snapshot, *texts), num, seed)
+
+
+def test_every_caption_gets_the_same_noise_column_by_column(faces: Snapshot):
+    images = drawn(faces, *TEXTS, num=4)
     assert images.shape == (12, 3, 8, 8)
-    alone = sample(faces, Captions(faces, TEXTS[1:2]), num=4, seed=7)
-    assert torch.equal(alone, images[4:8])
-    assert torch.equal(sample(faces, Captions(faces, TEXTS), num=2, seed=7)[2:4], images[4:6]), "more faces, same first"
-    twice = sample(faces, Captions(faces, [TEXTS[0], TEXTS[0].upper()]), num=2, seed=7)
+    assert torch.equal(drawn(faces, TEXTS[1], num=4), images[4:8])
+    assert torch.equal(drawn(faces, *TEXTS, num=2)[2:4], images[4:6]), "more faces, same first"
+    twice = drawn(faces, TEXTS[0], TEXTS[0].upper(), num=2)
     assert torch.equal(twice[:2], twice[2:]), "case and columns alone do not change a face"
     assert not torch.equal(images[:4], images[4:8])
+    assert torch.equal(drawn(faces, *TEXTS, num=4), images)
+    assert not torch.equal(drawn(faces, *TEXTS, num=4, seed=8), images)
 
 
-def test_words_that_the_vocabulary_lacks_are_named_once_in_order(faces):
-    captions = Captions(faces, [*TEXTS, "an old, OLD man of the old town"])
-    assert captions.unknown == {
-        "a man with green hair": ["green"],
-        "an old, OLD man of the old town": ["an", "old", "of", "the", "town"],
-    }
-    assert captions.tokens[2] == [2, WORDS.index("man") + 2, WORDS.index("with") + 2, 1, WORDS.index("hair") + 2]
+def test_how_many_faces_a_row_has(faces: Snapshot):
+    row, crossed = Asked(("a",), (), ({},)), Asked(("a",), ("b", "c"), ({}, {}))
+    assert [faces_a_row(faces, row, num) for num in (None, 1, 20)] == [(8, ""), (1, ""), (20, "")]
+    assert [faces_a_row(faces, crossed, num) for num in (None, 1)] == [(1, ""), (1, "")]
+    with pytest.raises(ValueError, match="--num 2: columns are voices here"):
+        faces_a_row(faces, crossed, 2)
 
 
-@pytest.mark.parametrize("text", ["zebra crossing", "", "?!", "42"])
-def test_a_caption_without_a_known_word_is_refused(faces, text):
-    with pytest.raises(ValueError, match=r"has no word of the vocabulary, which holds 8 words such as a, woman"):
-        Captions(faces, ["a man", text])
+def test_a_generator_without_noise_draws_one_face_and_says_so(tmp_path: Path):
+    mute = untrained(recipe="wav2pix")
+    assert mute.config.generator.z_size == mute.config.noise_size == 0
+    row = Asked(("a",), (), ({},))
+    num, note = faces_a_row(mute, row, None)
+    assert num == 1
+    assert "takes no noise" in note
+    assert faces_a_row(mute, row, 1) == (1, "")
+    augmented = untrained("generator.z_size=0")
+    assert faces_a_row(augmented, row, 3) == (3, ""), "conditioning augmentation is noise too"
+    speak(tmp_path / "a.wav", 3, seconds=0.5)
+    conditions = Conditions(mute)
+    asked = conditions.asked({"speech": [str(tmp_path / "a.wav")]})
+    first, second = (sample(mute, conditions, asked, 1, seed) for seed in (0, 1))
+    assert torch.equal(first, second)
 
 
-def test_known_words_past_the_limit_are_not_read():
-    short = untrained("data.max_words=2")
-    assert Captions(short, ["a man with red hair"]).tokens == [[2, 4]]
-    with pytest.raises(ValueError, match="has no word of the vocabulary"):
-        Captions(short, ["never seen man"])
-
-
-def test_a_vocabulary_of_other_weights_is_refused(faces):
-    for words in (WORDS[:-1], (*WORDS, "more")):
-        with pytest.raises(ValueError, match=r"vocabulary has .* its encoder 10"):
-            Captions(replace(faces, vocabulary=Vocabulary(words).to_json()), TEXTS)
-    with pytest.raises(ValueError, match="not a vocabulary"):
-        Captions(replace(faces, vocabulary="{}"), TEXTS)
-
-
-def test_single_pictures_are_the_faces_to_the_bit_and_named_by_caption(faces, tmp_path: Path):
-    captions = Captions(faces, [*TEXTS, "a man / ../../red: " + "hair " * 40])
-    images = sample(faces, captions, num=3, seed=0)
-    paths = save(images, captions, tmp_path / "new/faces", as_folder=True)
+def test_single_pictures_are_the_faces_to_the_bit_and_named_by_caption(faces: Snapshot, tmp_path: Path):
+    texts = [*TEXTS, "a man / ../../red: " + "hair " * 40]
+    images = drawn(faces, *texts, num=3)
+    paths = save(images, asked(faces, *texts), tmp_path / "new/faces", as_folder=True)
     assert len(set(paths)) == 12
     assert sorted(paths) == paths == sorted((tmp_path / "new/faces").iterdir())
     assert paths[4].name == "001-a-smiling-man-001.png"
@@ -71,22 +86,42 @@ def test_single_pictures_are_the_faces_to_the_bit_and_named_by_caption(faces, tm
             assert (np.asarray(picture) == image.permute(1, 2, 0).numpy()).all()
 
 
+def test_single_pictures_of_a_grid_are_named_by_both_and_without_a_condition_by_number(tmp_path: Path):
+    images = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+    crossed = Asked(("A man", "Red"), ("Ann.wav", "../b.flac"), ({"caption": np.ones(1)},) * 4)
+    names = [path.name for path in save(images, crossed, tmp_path / "crossed", as_folder=True)]
+    expected = ["000-a-man-000-ann-wav", "000-a-man-001-b-flac", "001-red-000-ann-wav", "001-red-001-b-flac"]
+    assert names == [f"{name}.png" for name in expected]
+    names = [path.name for path in save(images, Asked(("",), (), ({},)), tmp_path / "none", as_folder=True)]
+    assert names == [f"000-{number:03d}.png" for number in range(4)]
+
+
+@pytest.mark.parametrize(("num", "rows", "columns"), [(1, 1, 1), (8, 1, 8), (10, 2, 5), (17, 3, 6), (100, 10, 10)])
+def test_faces_without_a_condition_fill_a_grid_without_labels(tmp_path: Path, num: int, rows: int, columns: int):
+    (path,) = save(
+        torch.zeros(num, 3, 64, 64, dtype=torch.uint8), Asked(("",), (), ({},)), tmp_path / "g.png", as_folder=False
+    )
+    pixels = np.asarray(Image.open(path))
+    assert pixels.shape[0] == rows * (64 + 2 * MARGIN) + MARGIN
+    assert (pixels == 0).all(axis=2).sum() == num * 64 * 64
+    assert (pixels[MARGIN, :] == 0).all(axis=1).sum() == columns * 64
+
+
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ".PNG"])
-def test_a_grid_in_any_format(faces, tmp_path: Path, suffix: str):
-    captions = Captions(faces, TEXTS)
-    images = sample(faces, captions, num=2, seed=0)
-    assert save(images, captions, tmp_path / f"new/grid{suffix}", as_folder=False) == [tmp_path / f"new/grid{suffix}"]
-    with Image.open(tmp_path / f"new/grid{suffix}") as picture:
-        assert picture.height > 3 * 64
+def test_a_grid_in_any_format(faces: Snapshot, tmp_path: Path, suffix: str):
+    images = drawn(faces, *TEXTS, num=2)
+    out = tmp_path / f"new/grid{suffix}"
+    assert save(images, asked(faces, *TEXTS), out, as_folder=False) == [out]
+    with Image.open(out) as picture:
+        assert picture.height > 3 * (64 + LINE)
 
 
 @pytest.mark.parametrize("name", ["grid", "grid.bmp", "grid.safetensors", "g.png.txt"])
-def test_a_name_without_a_picture_suffix_is_refused(faces, tmp_path: Path, name: str):
+def test_a_name_without_a_picture_suffix_is_refused(faces: Snapshot, tmp_path: Path, name: str):
     with pytest.raises(ValueError, match=r"end it with one of \.png, .* or with / for a folder"):
         check_suffix(tmp_path / name)
-    captions = Captions(faces, TEXTS)
     with pytest.raises(ValueError, match="end it with one of"):
-        save(sample(faces, captions, 1, 0), captions, tmp_path / name, as_folder=False)
+        save(drawn(faces, *TEXTS, num=1), asked(faces, *TEXTS), tmp_path / name, as_folder=False)
     assert not list(tmp_path.iterdir())
 
 
@@ -102,3 +137,15 @@ def test_captions_of_a_file(tmp_path: Path):
         read_captions(path)
     with pytest.raises(FileNotFoundError):
         read_captions(tmp_path / "nowhere.txt")
+
+
+def test_voices_of_a_folder(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="no such folder of voices"):
+        find_voices(tmp_path / "nowhere")
+    (tmp_path / "a folder.wav").mkdir()
+    (tmp_path / "notes.txt").write_text("none")
+    with pytest.raises(ValueError, match=re.escape("holds no voice: put files of .wav, .flac, .ogg, .mp3 there")):
+        find_voices(tmp_path)
+    for name in ("b.WAV", "a.flac", "10.mp3", "c.ogg"):
+        (tmp_path / name).write_bytes(b"")
+    assert [Path(path).name for path in find_voices(tmp_path)] == ["10.mp3", "a.flac", "b.WAV", "c.ogg"]

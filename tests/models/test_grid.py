@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from t2f_dist.models.grid import LINE, MARGIN, MAX_LINES, MIN_WIDTH, enlarge, grid
+from t2f_dist.models.grid import LABELLED_WIDTH, LINE, MARGIN, MAX_LINES, MIN_WIDTH, enlarge, grid
 
 LONG = "A smiling woman with long wavy red hair and round glasses, before a wall of plain pale blue. " * 3
 
@@ -37,6 +39,36 @@ def test_each_face_stands_where_its_row_and_column_are(rows: int, columns: int, 
         caption = pixels[top - LINE : top]
         assert (caption != 255).any(), "its caption stands above it"
         assert (pixels[top + cell : top + cell + MARGIN] == 255).all()
+
+
+def test_columns_have_labels_of_their_own_at_the_top():
+    images = faces(6, 48)
+    canvas = grid(images, ["short", "short"], ["a.wav", "a_name_of_more_than_one_line.flac", ""])
+    head, cell = 3 * LINE, 2 * 48
+    assert cell == LABELLED_WIDTH
+    tops = [MARGIN + head + LINE + row * (LINE + cell + 2 * MARGIN) for row in range(2)]
+    assert canvas.height == tops[1] + cell + 2 * MARGIN
+    for face, found in zip(images, cells(canvas, tops, 3, cell), strict=True):
+        assert (found == face[:, 0, 0].numpy()).all()
+    pixels = np.asarray(canvas)[: MARGIN + head]
+    lefts = [MARGIN + column * (cell + MARGIN) for column in range(4)]
+    written = [(pixels[:, left : right - MARGIN] != 255).any(axis=(1, 2)) for left, right in pairwise(lefts)]
+    assert written[0][:LINE].any()
+    assert not written[0][LINE + MARGIN :].any(), "one line"
+    assert written[1][2 * LINE :].any(), "three lines"
+    assert not written[2].any()
+    gaps = [pixels[:, right - MARGIN : right] for right in lefts[1:]]
+    assert all((gap == 255).all() for gap in gaps), "no label runs into the next column"
+
+
+def test_the_last_row_may_be_shorter():
+    images = faces(5, 64)
+    pixels = np.asarray(grid(images, ["", ""]))
+    tops = [MARGIN, MARGIN + 64 + 2 * MARGIN]
+    found = cells(Image.fromarray(pixels), tops, 3, 64)
+    for face, cell in zip(images, found, strict=False):
+        assert (cell == face[:, 0, 0].numpy()).all()
+    assert (found[5] == 255).all()
 
 
 def test_a_long_caption_is_wrapped_and_what_is_cut_is_marked():

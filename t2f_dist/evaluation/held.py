@@ -1,0 +1,39 @@
+"""Samples as the shards hold them, one by one: what a face can be drawn for again, and be compared with."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from t2f_dist.data.order import Place
+from t2f_dist.data.shards import Shards
+from t2f_dist.shard import format as shard_format
+
+
+class Held(NamedTuple):
+    """A sample; what it lacks is empty."""
+
+    key: str  # its name, for people
+    image: bytes
+    caption: str  # one of its captions
+    embedding: np.ndarray  # of that caption, float32 [1, D]; else [0, D]
+    voice: bytes  # FLAC
+    identity: int  # as in the index
+
+
+def read(shards: Shards, place: Place, choice: int) -> Held:
+    """The sample at a place, with the caption that a number of 0 or more chooses. Raises DamagedSample."""
+    members = shards.members(place, ["image", "captions", "speech", "embeddings"])
+    captions = shard_format.captions(members["captions"])
+    which = choice % max(1, len(captions))
+    stored = members["embeddings"]
+    embeddings = shard_format.embeddings(stored) if stored else np.zeros((0, 0), np.float32)
+    return Held(
+        key=shards.key(place),
+        image=members["image"],
+        caption=captions[which] if captions else "",
+        embedding=embeddings[which : which + 1],
+        voice=members["speech"],
+        identity=shards.identity(place),
+    )
