@@ -1,8 +1,11 @@
 """The number of ranks, and of parts in which a share is accumulated, changes only the speed."""
 
+from typing import get_args
+
 import pytest
 import torch
 
+from t2f_dist.config.loss import Adversarial
 from t2f_dist.data.loader import batches, open_samples
 from t2f_dist.training.corpus import facts
 from t2f_dist.training.gan import Gan
@@ -69,6 +72,32 @@ def test_two_ranks_are_one_rank_to_float64_accuracy(pair, portrait_shards, recip
     _assert_close(first[1], average, 1e-9)
     _assert_close(first[3], gradients, 1e-9)
     _assert_same_history(history, first[2], second[2], 1e-9)
+
+
+NETWORKS = {
+    "house": (),
+    "msggan": ("augment=null",),
+    "dcgan": ("discriminator.batch_norm=false", "loss.feature_matching.weight=0", "loss.l1_weight=0"),
+}
+LOSSES = [
+    *[(kind, []) for kind in get_args(Adversarial.model_fields["kind"].annotation)],
+    ("wgan", ["wgan_gp"]), ("hinge", ["r1"]), ("hinge", ["r2"]), ("relativistic_pairing", ["r1", "r2"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", NETWORKS)
+def test_gradients_of_two_ranks_are_those_of_one_for_every_loss_and_penalty(pair, portrait_shards, recipe):
+    """Second derivatives included: the last of three steps, each parameter's gradient."""
+    for kind, penalties in LOSSES:
+        options = [*NETWORKS[recipe], f"loss.adversarial={{kind: {kind}, group_size: 2}}", "stages.0.stable_images=16"]
+        options += [f"loss.penalties=[{', '.join(f'{{kind: {penalty}, weight: 2}}' for penalty in penalties)}]"]
+        options += ["stages.1.fade_images=8" if recipe == "house" else "stages.1.fade_images=0"]
+        options += ["stages.1.stable_images=0" if recipe == "house" else "stages.1.stable_images=8"]
+        first, _ = pair.run(_train, recipe, portrait_shards, 1, *options)
+        _, _, history, gradients = _train(0, 1, recipe, portrait_shards, 1, *options)
+        assert {f"discriminator/{penalty}" for penalty in penalties} <= history[-1].keys()
+        assert gradients, kind
+        _assert_close(first[3], gradients, 1e-8)  # two steps of Adam have amplified rounding
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
