@@ -38,7 +38,7 @@ class LogMel(Modality):
 
     kind: Literal["log_mel"] = "log_mel"
     seconds: PositiveFloat = 4.0  # of a longer voice, so much is heard, from a place drawn anew each time
-    num_mels: PositiveInt = 40
+    num_mels: Annotated[int, Field(ge=1, le=512)] = 40
     window_seconds: PositiveFloat = 0.025
     hop_seconds: PositiveFloat = 0.01
     channels: tuple[PositiveInt, ...] = (64, 64)  # a convolution each, which halves the frames

@@ -28,6 +28,7 @@ LOG_SPREAD = 4.0
 SLOPE = 0.2
 # The mean over the outputs in (-1, 1) has a root mean square of some 0.4 to 0.6; this brings it to about unit size.
 MEAN_GAIN = 2.0
+MAX_WINDOW = 2**14  # audio samples; 85 ms at the highest rate that shards have, 192 kHz
 
 
 class LogMelEncoder(nn.Module):
@@ -39,8 +40,8 @@ class LogMelEncoder(nn.Module):
     band would take off the average spectrum as well, which tells one speaker from another. Runs in the dtype of its
     weights, outside any autocast, on the device of the waveform. It has no batch normalisation.
 
-    Raises ValueError where the shards have no voices, where the hop is shorter than an audio sample, and where the
-    window has too few frequencies for the mel bands.
+    Raises ValueError where the shards have no voices, where the hop is shorter than an audio sample, where the window
+    has too few frequencies for the mel bands, and where it is longer than MAX_WINDOW.
     """
 
     def __init__(self, section: LogMel, facts: Facts, batch_norm: BatchNorm):
@@ -96,10 +97,15 @@ def _valid(num_frames: Tensor, x: Tensor) -> Tensor:
 
 def _mel(section: LogMel, sample_rate_hz: int) -> MelSpectrogram:
     window, hop = round(section.window_seconds * sample_rate_hz), round(section.hop_seconds * sample_rate_hz)
-    if not hop:
+    if hop < 1:
         raise ValueError(
             f"condition.speech.hop_seconds {section.hop_seconds} is less than an audio sample at {sample_rate_hz} Hz:"
             f" raise it to {1 / sample_rate_hz:g} or more"
+        )
+    if window > MAX_WINDOW:
+        raise ValueError(
+            f"condition.speech.window_seconds {section.window_seconds} is {window} audio samples at {sample_rate_hz}"
+            f" Hz: lower it to {MAX_WINDOW / sample_rate_hz:g} or less"
         )
     too_short = (
         f"condition.speech.window_seconds {section.window_seconds} holds {window} audio samples at {sample_rate_hz} Hz,"
@@ -107,7 +113,8 @@ def _mel(section: LogMel, sample_rate_hz: int) -> MelSpectrogram:
     )
     if window // 2 < section.num_mels:  # frequencies above 0
         raise ValueError(too_short)
-    with warnings.catch_warnings():
+    # On the CPU also where a snapshot is described without memory: the filters are looked at, and they are small.
+    with warnings.catch_warnings(), torch.device("cpu"):
         warnings.simplefilter("ignore", UserWarning)  # of an empty band, which is refused below
         mel = MelSpectrogram(sample_rate_hz, n_fft=window, hop_length=hop, n_mels=section.num_mels, center=False)
     if not mel.mel_scale.get_buffer("fb").any(dim=0).all():

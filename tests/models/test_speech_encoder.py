@@ -136,6 +136,11 @@ def test_it_learns_who_speaks():
     [
         (LogMel(), 0, r"condition\.speech needs voices, and the shards have none"),
         (LogMel(window_seconds=0.004), 16000, r"64 audio samples at 16000 Hz, too few to tell 40 mel bands apart"),
+        (
+            LogMel(window_seconds=1.5),
+            16000,
+            r"window_seconds 1\.5 is 24000 audio samples .* lower it to 1\.024 or less",
+        ),
         (LogMel(num_mels=120), 16000, r"window_seconds 0\.025 .* 120 mel bands apart: raise window_seconds or lower"),
         (LogMel(hop_seconds=0.00002), 16000, r"hop_seconds 2e-05 .* raise it to 6\.25e-05 or more"),
     ],
