@@ -1,20 +1,20 @@
 import torch
 
-from t2f_dist.config import schema
+from t2f_dist.config.loss import Contrastive
 from t2f_dist.models.contrastive import ContrastiveHead
 
 
 def head() -> ContrastiveHead:
     torch.manual_seed(0)
-    return ContrastiveHead(schema.Contrastive(size=6), feature_size=5, embedding_size=4)
+    return ContrastiveHead(Contrastive(size=6), feature_size=5, embedding_size=4)
 
 
 def noise(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
 
 
-def test_features_and_captions_lie_on_one_unit_sphere():
-    for found in (head().images(noise(7, 5)), head().images(noise(7, 5, 4, 4)), head().captions(noise(7, 4))):
+def test_features_and_conditions_lie_on_one_unit_sphere():
+    for found in (head().images(noise(7, 5)), head().images(noise(7, 5, 4, 4)), head().conditions(noise(7, 4))):
         assert found.shape == (7, 6)
         torch.testing.assert_close(found.norm(dim=1), torch.ones(7))
 
@@ -28,7 +28,7 @@ def test_a_map_of_features_counts_by_its_mean_over_pixels():
 
 def test_the_length_of_an_embedding_does_not_count():
     embedding = noise(7, 4)
-    torch.testing.assert_close(head().captions(embedding), head().captions(3 * embedding))  # no bias yet
+    torch.testing.assert_close(head().conditions(embedding), head().conditions(3 * embedding))  # no bias yet
 
 
 def test_unit_length_is_of_float32_under_autocast():
