@@ -41,11 +41,13 @@ def warm_start(gan: Gan, config: Config, corpus: Corpus) -> None:
 def _check_corpus(gan: Gan, config: Config, corpus: Corpus, given: snapshot.Snapshot, what: str) -> None:
     """Raise ValueError where weights of the right shape would be read with something else than they learnt with."""
     used, theirs = config.condition.modalities, given.corpus
+    caption, rate = used.get("caption"), given.facts.sample_rate_hz
+    # What it never learnt with, it has no weights for: a question of shape.
     other = {
-        "vocabulary": isinstance(used.get("caption"), Lstm) and theirs.vocabulary != corpus.vocabulary,
-        "model of caption embeddings": isinstance(used.get("caption"), Stored) and theirs.embedding != corpus.embedding,
-        "sample rate of voices": "speech" in used and given.facts.sample_rate_hz != gan.facts.sample_rate_hz,
-        "list of identities": "identity" in used and theirs.identities != corpus.identities,
+        "vocabulary": isinstance(caption, Lstm) and theirs.vocabulary not in ("", corpus.vocabulary),
+        "model of caption embeddings": isinstance(caption, Stored) and theirs.embedding not in (None, corpus.embedding),
+        "sample rate of voices": "speech" in used and rate not in (0, gan.facts.sample_rate_hz),
+        "list of identities": "identity" in used and theirs.identities not in ((), corpus.identities),
     }
     for thing, differs in other.items():
         if differs:
