@@ -1,4 +1,4 @@
-"""Configurations small enough to be trained to the end within a test: each network, condition and loss stands in one."""
+"""Configurations small enough to be trained to the end in a test: each network, condition and loss stands in one."""
 
 from pathlib import Path
 from typing import Any

@@ -1,60 +1,62 @@
 import shutil
 
 import pytest
-import torch
 
 from t2f_dist.config.load import resolve
 from t2f_dist.config.schema import Config
-from t2f_dist.data.loader import batches, open_samples
 from t2f_dist.training import checkpoint
-from t2f_dist.training.gan import Gan
-from t2f_dist.training.growth import Growth
 from t2f_dist.training.resume import differences
-from t2f_dist.training.step import train_step
-from tests.training.small import config
+from tests.training.short_run import state, trained, unequal, untrained
+from tests.training.small import RECIPES, config
 
 STATE = checkpoint.State(images_seen=72, dataset="abc", config={"seed": 0})
+HALF = ("train.precision=bf16", "train.channels_last=true")
 
 
-def _trained(settings, gan=None, start=0, stop=72):
-    samples = open_samples(settings)
-    gan = gan or Gan(settings, len(samples.vocabulary), torch.device("cpu"), 1)
-    growth = Growth(settings.stages)
-    for batch, (seen, size, _) in zip(
-        batches(samples, growth.steps(start), 0, 1, 0), growth.steps(start), strict=False
-    ):
-        if seen >= stop:
-            break
-        train_step(gan, batch, growth.at(seen), seen, 1)
-        gan.update_ema(seen, size)
-    samples.close()
-    return gan
-
-
-def _same(a, b):
-    left, right = (gan.networks.state_dict() | gan.generator_ema.state_dict(prefix="ema.") for gan in (a, b))
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
-
-
-@pytest.mark.parametrize("recipe", ["house", "t2f"])
-def test_going_on_from_a_checkpoint_is_going_on(portrait_shards, tmp_path, recipe):
-    """To the bit, from the middle of a fade, where some blocks have an optimizer state and others have none."""
-    settings = config(recipe, portrait_shards, tmp_path, "train.precision=bf16", "train.channels_last=true")
-    quiet = _trained(settings, stop=128)
-    half = _trained(settings, stop=72)
+@pytest.mark.parametrize(
+    ("recipe", "options"),
+    [(recipe, HALF if recipe in ("house", "t2f") else ("train.precision=fp32",)) for recipe in RECIPES],
+)
+def test_going_on_from_a_checkpoint_is_going_on(portrait_shards, tmp_path, recipe, options):
+    """To the bit, from the middle of a fade, where some blocks have an optimizer state and others have none; in the
+    middle of an interval of the adaptive augmentation, of a queue, and of the discriminator's turns."""
+    settings = config(recipe, portrait_shards, tmp_path, *options)
+    quiet = trained(settings)
+    half = trained(settings, stop=72)
     path = checkpoint.save(tmp_path, half, STATE, keep=2)
-    other_seed = config(recipe, portrait_shards, tmp_path, "train.precision=bf16", "train.channels_last=true", "seed=9")
-    loaded = Gan(other_seed, half.networks.generator.text_encoder.words.num_embeddings, torch.device("cpu"), 1)
+    loaded = untrained(config(recipe, portrait_shards, tmp_path, *options, "seed=9"))
     loaded.config = settings
-    assert not _same(loaded, half)
+    kept = state(half, tmp_path / "half")
+    assert unequal(state(loaded, tmp_path / "loaded"), kept)
     assert checkpoint.load(path, loaded) == STATE
-    assert _same(loaded, half)
-    assert _same(_trained(settings, loaded, start=72, stop=128), quiet)
+    assert unequal(state(loaded, tmp_path / "loaded"), kept) == []
+    ours, theirs = (state(gan, tmp_path / "end") for gan in (trained(settings, loaded, start=72), quiet))
+    assert unequal(ours, theirs) == []
+    assert unequal(kept, theirs), "the second half changed something"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "parts"),
+    [
+        ("both", ("queue.vectors", "queue.num_pushed", "augment.probability", "augment.sign_sum", "missing.speech")),
+        ("dcgan", ("running_mean", "running_var")),
+        ("wav2pix", (".u", ".v", "running_var")),
+        ("wgan_clipped", ("running_mean", "exp_avg_sq")),
+    ],
+)
+def test_what_is_neither_weight_nor_moment_is_kept_too_and_had_moved(portrait_shards, tmp_path, recipe, parts):
+    """So that the test above can fail: what goes along with the weights differs between the half and the end."""
+    settings = config(recipe, portrait_shards, tmp_path, "train.precision=fp32")
+    before, after = (state(trained(settings, stop=stop), tmp_path / str(stop)) for stop in (72, 128))
+    differing = set(unequal(before, after))
+    for part in parts:
+        names = [name for name in after if name.endswith((part, f"{part}/exp_avg"))]
+        assert names and differing.intersection(names), part
 
 
 @pytest.fixture
 def saved(portrait_shards, tmp_path):
-    gan = Gan(config("house", portrait_shards, tmp_path), 60, torch.device("cpu"), 1)
+    gan = untrained(config("house", portrait_shards, tmp_path))
     folder = tmp_path / "checkpoints"
     for images in (8, 16, 24):
         checkpoint.save(folder, gan, checkpoint.State(images, "abc", {}), keep=3)
@@ -103,8 +105,8 @@ def test_with_all_damaged_a_run_does_not_begin_again_in_silence(saved):
 
 def test_one_of_another_version_is_refused_not_set_aside(saved, monkeypatch):
     folder, _ = saved
-    monkeypatch.setattr(checkpoint, "VERSION", 2)
-    with pytest.raises(ValueError, match=r"version 1, and this t2f-dist reads t2f-dist-checkpoint version 2"):
+    monkeypatch.setattr(checkpoint, "VERSION", 3)
+    with pytest.raises(ValueError, match=r"version 2, and this t2f-dist reads t2f-dist-checkpoint version 3"):
         checkpoint.newest_valid(folder, pytest.fail)
     assert len(checkpoint.found(folder)) == 3
 
@@ -131,7 +133,7 @@ def test_a_full_disk_leaves_no_half_checkpoint_and_the_older_ones(saved, monkeyp
 
 def test_networks_of_another_shape_are_refused(saved, portrait_shards, tmp_path):
     folder, _ = saved
-    other = Gan(config("house", portrait_shards, tmp_path, "generator.channels=[12,4]"), 60, torch.device("cpu"), 1)
+    other = untrained(config("house", portrait_shards, tmp_path, "generator.channels=[12,4]"))
     with pytest.raises(ValueError, match=r"is of other networks \(generator_ema\.synthesis"):
         checkpoint.load(folder / "images-000000000024", other)
 

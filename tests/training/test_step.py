@@ -10,7 +10,6 @@ from t2f_dist.data.loader import batches, open_samples
 from t2f_dist.training.corpus import facts
 from t2f_dist.training.gan import Gan
 from t2f_dist.training.growth import Growth
-from t2f_dist.training.part import fade
 from t2f_dist.training.step import train_step
 from tests.training.small import RECIPES, config
 
@@ -164,11 +163,3 @@ def test_weights_are_clipped_and_the_generator_waits_for_its_turn(portrait_shard
     assert max(float(tensor.abs().max()) for tensor in weights) == 0.05
     turns = [number for number, step in enumerate(history) if "generator/adversarial" in step]
     assert turns == [2, 4, 6, 9, 11, 13]
-
-
-def test_reals_are_faded_like_fakes():
-    images = torch.arange(16.0).view(1, 1, 4, 4)
-    blurred = fade(images, 0.0)
-    assert torch.equal(blurred[0, 0, :2, :2], torch.full((2, 2), 2.5))
-    torch.testing.assert_close(fade(images, 0.25), 0.75 * blurred + 0.25 * images)
-    assert fade(images, 1.0) is images

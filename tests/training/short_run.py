@@ -1,0 +1,48 @@
+"""A few steps of training without a loop, a folder or a log: what a test continues, repeats or compares."""
+
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from t2f_dist.config.schema import Config
+from t2f_dist.data.loader import batches, open_samples
+from t2f_dist.training import checkpoint
+from t2f_dist.training.corpus import facts
+from t2f_dist.training.gan import Gan
+from t2f_dist.training.growth import Growth
+from t2f_dist.training.step import train_step
+
+
+def untrained(settings: Config, world_size: int = 1) -> Gan:
+    samples = open_samples(settings)
+    samples.close()
+    return Gan(settings, facts(samples), torch.device("cpu"), world_size)
+
+
+def trained(settings: Config, gan: Gan | None = None, start: int = 0, stop: int = 128) -> Gan:
+    """All steps of one rank that begin in `start` to `stop` images."""
+    gan = gan or untrained(settings)
+    growth = Growth(settings.stages)
+    steps = [step for step in growth.steps(start) if step[0] < stop]
+    samples = open_samples(settings)
+    for batch, (seen, size, _) in zip(batches(samples, steps, 0, 1, 0), steps, strict=True):
+        train_step(gan, batch, growth.at(seen), seen, 1)
+        gan.update_ema(seen, size)
+    samples.close()
+    return gan
+
+
+def state(gan: Gan, folder: Path) -> dict[str, torch.Tensor]:
+    """All that a checkpoint keeps: networks with their buffers, moving average, moments, adaptive augmentation."""
+    path = checkpoint.save(folder, gan, checkpoint.State(0, "", {}), keep=2)
+    kept = {}
+    for name in ("networks", "optimizers"):
+        kept |= safetensors.torch.load_file(path / f"{name}.safetensors")
+    return kept
+
+
+def unequal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> list[str]:
+    """Names whose tensors are not the same to the bit, or are in one of them alone."""
+    common = left.keys() & right.keys()
+    return sorted((left.keys() ^ right.keys()) | {name for name in common if not torch.equal(left[name], right[name])})
