@@ -173,7 +173,7 @@ def load(path: str | Path) -> Snapshot:
         corpus = _corpus(json.loads(header["corpus"]))
         images_seen = int(header["images_seen"])
         resolution, alpha = int(header["resolution"]), float(header["alpha"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} has a header that cannot be read: {error!r}") from None
     config = resolve(Config, described, source=f"the configuration in {path}")
     try:
@@ -183,7 +183,7 @@ def load(path: str | Path) -> Snapshot:
             generator = generator.double()
         expected = {name: tensor.dtype for name, tensor in generator.state_dict().items()}
         generator.load_state_dict(tensors, assign=True)
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} does not hold the weights that its configuration describes: {reason:.200}") from None
     if any(tensor.dtype != expected[name] for name, tensor in tensors.items()):
