@@ -7,8 +7,9 @@ from t2f_dist.config.schema import Config
 
 SMALL = {
     "data": {"shards": "x"},
-    "generator": {"channels": [8, 8]},
-    "discriminator": {"channels": [8, 8]},
+    "condition": {"caption": {"kind": "lstm"}},
+    "generator": {"kind": "progan", "channels": [8, 8]},
+    "discriminator": {"kind": "progan", "channels": [8, 8]},
     "stages": [
         {"resolution": 4, "stable_images": 16, "batch_size": 8},
         {"resolution": 8, "fade_images": 16, "stable_images": 16, "batch_size": 8},
@@ -64,17 +65,30 @@ def test_a_typing_error_names_the_key_and_the_near_one():
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("stages.1.resolution=16", "16 follows 4"),
-        ("stages.1.resolution=4", "nothing to fade in"),
-        ("stages.0.fade_images=8", "nothing to fade from"),
-        ("generator.channels=[8]", "generator.channels has 1 entries"),
-        ("stages.0.batch_size=6", "multiple of 4"),
-        ("loss.penalty.kind=wgan_gp", "belongs to loss.adversarial wgan"),
-        ("ema.half_life_images=0", "ema.half_life_images is 0"),
-        ("optimizer.generator.learning_rate=.nan", "optimizer.generator.learning_rate is nan"),
+        ("generator.z_szie=4", "unknown key generator.z_szie (did you mean z_size?)"),
+        ("condition.caption.hiden_size=4", "unknown key condition.caption.hiden_size (did you mean hidden_size?)"),
+        ("condition.capton=null", "unknown key condition.capton (did you mean caption?)"),
+        ("condition.identity.kid=one_hot", "unknown key condition.identity.kid (did you mean kind?)"),
+        ("augment={kind: ada, tagret: 0.5}", "unknown key augment.tagret (did you mean target?)"),
+        ("loss.penalties=[{kind: r1, wieght: 1}]", "unknown key loss.penalties.0.wieght (did you mean weight?)"),
+        ("loss.matching.wieght=1", "unknown key loss.matching.wieght (did you mean weight?)"),
+        ("discriminator.dropout=0.5", "unknown key discriminator.dropout (known here: channels, convs_per_block,"),
+        (
+            "discriminator={kind: dcgan, channels: [8], minibatch_discrimination: {num_kernel: 3}}",
+            "unknown key discriminator.minibatch_discrimination.num_kernel (did you mean num_kernels?)",
+        ),
+        ("generator.kind=stylegan", "generator.kind is 'stylegan': choose one of progan, msggan, dcgan"),
+        ("condition.speech={kind: mel}", "condition.speech.kind is 'mel': choose one of log_mel, waveform"),
+        ("condition.speech={seconds: 1}", "condition.speech.kind is required: it says which section this is"),
+        ("augment={target: 0.5}", "augment.kind is required"),
+        ("generator.kind=null", "generator.kind"),
+        ("condition.speech={kind: log_mel, num_mels: 0}", "condition.speech.num_mels is 0: "),
+        ("condition.speech={kind: log_mel, num_mels: 10000}", "condition.speech.num_mels is 10000: "),
+        ("loss.adversarial.kind=gan", "loss.adversarial.kind is 'gan': "),
+        ("condition.caption=lstm", "condition.caption is 'lstm': "),
     ],
 )
-def test_what_does_not_fit_together_is_refused(assignment, message):
+def test_a_section_of_several_kinds_is_named_as_the_file_writes_it(assignment, message):
     assert message in _refused(SMALL, [assignment])
 
 
