@@ -20,15 +20,18 @@ def untrained(settings: Config, world_size: int = 1) -> Gan:
     return Gan(settings, facts(samples), torch.device("cpu"), world_size)
 
 
-def trained(settings: Config, gan: Gan | None = None, start: int = 0, stop: int = 128) -> Gan:
-    """All steps of one rank that begin in `start` to `stop` images."""
-    gan = gan or untrained(settings)
+def trained(
+    settings: Config, gan: Gan | None = None, start: int = 0, stop: int = 128, rank: int = 0, world_size: int = 1
+) -> Gan:
+    """All steps that begin in `start` to `stop` images, of this rank's share. All ranks call."""
+    gan = gan or untrained(settings, world_size)
     growth = Growth(settings.stages)
     steps = [step for step in growth.steps(start) if step[0] < stop]
     samples = open_samples(settings)
-    for batch, (seen, size, _) in zip(batches(samples, steps, 0, 1, 0), steps, strict=True):
+    for batch, (seen, size, _) in zip(batches(samples, steps, rank, world_size, 0), steps, strict=True):
         train_step(gan, batch, growth.at(seen), seen, 1)
         gan.update_ema(seen, size)
+    gan.release()
     samples.close()
     return gan
 

@@ -1,6 +1,7 @@
 import shutil
 
 import pytest
+import torch.distributed as dist
 
 from t2f_dist.config.load import resolve
 from t2f_dist.config.schema import Config
@@ -52,6 +53,30 @@ def test_what_is_neither_weight_nor_moment_is_kept_too_and_had_moved(portrait_sh
     for part in parts:
         names = [name for name in after if name.endswith((part, f"{part}/exp_avg"))]
         assert names and differing.intersection(names), part
+
+
+def _stopped_and_gone_on(rank, world_size, recipe, shards, folder):
+    """Whether both halves of a run, on two ranks, are the whole, and the state at the end."""
+    settings = config(recipe, shards, folder, "train.precision=fp32")
+    half = trained(settings, stop=72, rank=rank, world_size=world_size)
+    if rank == 0:
+        checkpoint.save(folder / "kept", half, STATE, keep=2)
+    dist.barrier()
+    loaded = untrained(settings, world_size)
+    checkpoint.load(folder / "kept" / "images-000000000072", loaded)
+    runs = [
+        trained(settings, loaded, start=72, rank=rank, world_size=world_size),
+        trained(settings, rank=rank, world_size=world_size),
+    ]
+    return [state(gan, folder / f"end-{rank}") for gan in runs]
+
+
+@pytest.mark.parametrize("recipe", ["both", "dcgan", "wav2pix", "wgan_clipped"])
+def test_two_ranks_go_on_as_one_run(pair, portrait_shards, tmp_path, recipe):
+    (resumed, whole), (other_resumed, other_whole) = pair.run(_stopped_and_gone_on, recipe, portrait_shards, tmp_path)
+    assert unequal(resumed, whole) == []
+    assert unequal(other_resumed, other_whole) == []
+    assert unequal(whole, other_whole) == []
 
 
 @pytest.fixture

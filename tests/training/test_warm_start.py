@@ -151,6 +151,9 @@ def test_another_sentence_encoder_of_the_same_size(embedded, tmp_path):  # noqa:
     assert embedding is not None
     other = given(settings, tmp_path / "a.safetensors", corpus={"embedding": embedding | {"sha256": "0" * 64}})
     refused(config("house", embedded, tmp_path, stored, f"warm_start.generator={other}"), "another model of caption")
+    longer = {"facts": {"embedding_size": 100}, "corpus": {"embedding": embedding | {"size": 100}}}
+    other = given(settings, tmp_path / "c.safetensors", **longer)
+    refused(config("house", embedded, tmp_path, stored, f"warm_start.generator={other}"), "another model of caption")
     same = given(settings, tmp_path / "b.safetensors")
     started(config("house", embedded, tmp_path, stored, f"warm_start.generator={same}"))
 
