@@ -24,10 +24,10 @@ LONG = (
 )
 
 
-@pytest.fixture(scope="module")
-def quiet(portrait_shards, tmp_path_factory):
+@pytest.fixture(scope="module", params=["house", pytest.param("both", marks=pytest.mark.slow)])
+def quiet(portrait_shards, tmp_path_factory, request):
     """A run that nothing disturbs."""
-    settings = config("house", portrait_shards, tmp_path_factory.mktemp("quiet") / "run", *LONG)
+    settings = config(request.param, portrait_shards, tmp_path_factory.mktemp("quiet") / "run", *LONG)
     assert finish(settings) == 0, log_of(settings)
     assert status(settings)["outcome"] == "finished"
     return settings

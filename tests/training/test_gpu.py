@@ -9,6 +9,7 @@ from t2f_dist.training.corpus import facts
 from t2f_dist.training.gan import Gan
 from t2f_dist.training.growth import Growth
 from t2f_dist.training.step import train_step
+from tests.training.short_run import unequal
 from tests.training.small import RECIPES, config
 
 
@@ -30,9 +31,9 @@ def test_every_precision_trains_on_a_gpu_and_goes_on(portrait_shards, tmp_path, 
         assert all(bool(value.isfinite()) for value in metrics.values()), (seen, metrics)
     checkpoint.check_finite(gan, 128)
     moved = [name for name, tensor in gan.networks.named_parameters() if not torch.equal(tensor, before[name])]
-    assert len(moved) > 0.9 * len(before)
+    assert len(before) - len(moved) <= max(1, 0.1 * len(before))  # a bias that cancels out stands still
     path = checkpoint.save(tmp_path, gan, checkpoint.State(128, "abc", {}), keep=2)
     again = Gan(settings, facts(samples), torch.device("cuda", 0), 1)
     checkpoint.load(path, again)
-    for left, right in zip(gan.networks.parameters(), again.networks.parameters(), strict=True):
-        assert torch.equal(left, right)
+    samples.close()
+    assert unequal(gan.networks.state_dict(), again.networks.state_dict()) == []
