@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -123,7 +123,7 @@ class Samples(Dataset[Item]):
         for attempt in range(MAX_SUBSTITUTES):
             place = window.place(index)
             try:
-                members = self._members(place)
+                members = self._members(place, self._names)
                 image = decode(members["image"], resolution)
                 choice = int(draw(self.seed, Stream.CAPTION, position).integers(2**32))
                 condition = self._condition(place, members, choice, self._start(position, 0))
@@ -136,7 +136,7 @@ class Samples(Dataset[Item]):
                 f"{MAX_SUBSTITUTES} damaged samples in a row at position {position}, the last in {damage[-1].shard}:"
                 f" {damage[-1].reason}; run `t2f-dist verify {self.folder}`"
             )
-        withheld = self._withheld(position, condition)
+        absent = self._withheld(position, condition) | {name for name in condition if not len(condition[name])}
         mismatched, other_image = self._mismatched(position, resolution, window, place, choice, condition)
         wanted = self.wanted
         if wanted.flip and draw(self.seed, Stream.FLIP, position).random() < 0.5:
@@ -145,8 +145,8 @@ class Samples(Dataset[Item]):
         return Item(
             position=position,
             image=image,
-            condition=_without(condition, withheld),
-            mismatched=_without(mismatched, withheld),
+            condition=_without(condition, absent),
+            mismatched=_without(mismatched, absent),  # what only one of the two has would tell them apart
             mismatched_image=other_image,
             identity=identity,
             identity_class=self._classes.get(identity, -1),
@@ -160,9 +160,11 @@ class Samples(Dataset[Item]):
             damage=tuple(damage),
         )
 
-    def _members(self, place: Place) -> dict[str, bytes]:
-        kept = self.captions is not None and self.captions.get(place) is not None
-        return self.shards.members(place, [name for name in self._names if not (kept and name == "captions")])
+    def _members(self, place: Place, names: Sequence[str]) -> dict[str, bytes]:
+        """Those of `names` that have to be read: captions are kept at hand. Raises DamagedSample."""
+        if self.captions is not None and self.captions.get(place) is not None:
+            names = [name for name in names if name != "captions"]
+        return self.shards.members(place, names) if names else {}
 
     def _start(self, position: int, part: int) -> float:
         return float(draw(self.seed, Stream.SPEECH, position, part).random()) if self.speech else 0.0
@@ -208,9 +210,11 @@ class Samples(Dataset[Item]):
         image = np.zeros((0, 0, 3), np.uint8)
         if not self.wanted.mismatched:
             return condition, image
+        names = self._names[1:] if "condition" in self.wanted.mismatched else []
+        names = ["image", *names] if "image" in self.wanted.mismatched else names
         for other, other_choice in self._nearest(position, window, place, choice, own):
             try:
-                members = self._members(other)
+                members = self._members(other, names)
                 if "condition" in self.wanted.mismatched:
                     condition = self._condition(other, members, other_choice, self._start(position, 1))
                 if "image" in self.wanted.mismatched:
@@ -233,17 +237,23 @@ class Samples(Dataset[Item]):
         own_caption = self._caption(place, choice)
         found: list[tuple[float, Place, int]] = []
         draws = draw(self.seed, Stream.MISMATCH, position).integers(2**32, size=(num + MAX_IDENTITY_TRIES, 2))
+        num_places = len(window)
         for which, other_choice in draws.tolist():
-            other = window.place(which % len(window))
-            if self.shards.identity(other) == identity or (has_voice and not self.shards.has_voice(other)):
+            other = window.place(which % num_places)
+            shard = self.shards[other.shard]
+            if shard.identities[other.row] == identity or (has_voice and not shard.voiced[other.row]):
                 continue
-            caption = self._caption(other, other_choice) if own_caption else None
-            if own_caption and not caption:
-                continue
-            found.append((similarity(own_caption, caption) if own_caption and caption else 0.0, other, other_choice))
+            nearness = 0.0
+            if own_caption is not None:
+                caption = self._caption(other, other_choice)
+                if caption is None:
+                    continue
+                nearness = similarity(own_caption, caption)
+            found.append((nearness, other, other_choice))
             if len(found) == num:
                 break
-        return [(other, other_choice) for _, other, other_choice in sorted(found, key=lambda each: -each[0])]
+        found.sort(key=lambda each: -each[0])
+        return [(other, other_choice) for _, other, other_choice in found]
 
     def _caption(self, place: Place, choice: int) -> Caption | None:
         """The caption of a sample that a number chooses; None where it has none, or is damaged."""
@@ -264,7 +274,7 @@ class Samples(Dataset[Item]):
             for row in range(shard.num_samples):
                 place = Place(number, row)
                 try:
-                    members = self._members(place)
+                    members = self._members(place, self._names)
                     condition = self._condition(place, members, choice=0, start=0.0)
                 except shard_format.DamagedSample:
                     continue  # counted where it is read as a sample
@@ -300,8 +310,8 @@ def _check_held(manifest: shard_format.Manifest, folder: Path, modalities: Mappi
         raise ValueError(f"{folder} holds no voices: shard with --speech, or set condition.speech null")
 
 
-def _without(condition: Condition, withheld: set[str]) -> Condition:
-    return {name: values[:0] if name in withheld else values for name, values in condition.items()}
+def _without(condition: Condition, absent: set[str]) -> Condition:
+    return {name: values[:0] if name in absent else values for name, values in condition.items()}
 
 
 def decode(content: bytes, resolution: int) -> np.ndarray:

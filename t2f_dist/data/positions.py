@@ -31,7 +31,5 @@ class Stream(IntEnum):
 
 def draw(seed: int, stream: Stream, position: int, part: int = 0) -> np.random.Generator:
     """The generator of a position (0 or more) in a stream; `part` numbers independent draws at one position."""
-    philox = np.random.Philox(
-        key=np.array([seed, stream], dtype=np.uint64), counter=np.array([0, position, part, 0], dtype=np.uint64)
-    )
-    return np.random.Generator(philox)
+    words = np.array([seed, stream, 0, position, part, 0], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=words[:2], counter=words[2:]))

@@ -58,7 +58,10 @@ class Shards:
     def members(self, place: Place, names: Sequence[str]) -> dict[str, bytes]:
         """Members of a sample by one read, empty where it has none. Raises DamagedSample."""
         shard = self[place.shard]
-        return shard_format.read_sample(shard.descriptor, shard.index[place.row], names)
+        record = shard.index[place.row]
+        if len(names) == 1:
+            return {names[0]: shard_format.member(shard.descriptor, record, names[0])}
+        return shard_format.read_sample(shard.descriptor, record, names)
 
     def key(self, place: Place) -> str:
         """The sample's name, for people."""
