@@ -60,6 +60,10 @@ class ConditionEncoder(nn.Module):
         )
         self.output_size = sum(encoder.output_size for encoder in encoders.values())
 
+    def parameters_of(self, modality: str) -> list[nn.Parameter]:
+        """Those of its encoder, and what stands in where it is missing."""
+        return [*self.encoders[modality].parameters(), self.missing[modality]]
+
     def forward(self, inputs: Inputs, like: Tensor) -> Tensor:
         """-> [N, E]; without any modality [N, 0], of the device and format of `like` [N, ...]."""
         parts = [like.new_zeros(len(like), 0)]

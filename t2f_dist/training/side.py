@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from t2f_dist.config.schema import Config
+from t2f_dist.config.schema import Adam, Config
 from t2f_dist.models.networks import Networks
 from t2f_dist.training.precision import Precision
 
@@ -24,6 +24,12 @@ class _Active(nn.Module):
 
     def forward(self, function: Callable[..., Any], *args: Any) -> Any:
         return function(*args)
+
+
+def _group(parameters: Iterable[nn.Parameter], adam: Adam, factor: float = 1.0) -> dict[str, Any]:
+    rate = adam.learning_rate * factor
+    betas = (adam.beta_1, adam.beta_2)
+    return {"params": list(parameters), "lr": rate, "base_lr": rate, "betas": betas, "eps": adam.eps}
 
 
 class Side:
@@ -44,22 +50,13 @@ class Side:
         if name == "discriminator":
             own = [networks.discriminator]
         adam = config.optimizer.generator if name == "generator" else config.optimizer.discriminator
-        groups = [([*own, *networks.heads(name)], adam)]
+        layers = [*own, *networks.heads(name)]
+        groups = [_group((parameter for layer in layers for parameter in layer.parameters()), adam)]
         if networks.encoder_trained_by == name:
-            groups.append(([networks.generator.encoder], config.optimizer.condition))
-        self.optimizer = torch.optim.Adam(
-            [
-                {
-                    "params": [parameter for layer in layers for parameter in layer.parameters()],
-                    "lr": adam.learning_rate,
-                    "base_lr": adam.learning_rate,
-                    "betas": (adam.beta_1, adam.beta_2),
-                    "eps": adam.eps,
-                }
-                for layers, adam in groups
-                if any(True for layer in layers for _ in layer.parameters())
-            ]
-        )
+            for modality, section in config.condition.modalities.items():
+                parameters = networks.generator.encoder.parameters_of(modality)
+                groups.append(_group(parameters, config.optimizer.condition, section.learning_rate_factor))
+        self.optimizer = torch.optim.Adam(groups)
         self.parameters: list[nn.Parameter] = []  # active ones
         self._wrapped: nn.Module | None = None
 
