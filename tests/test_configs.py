@@ -128,8 +128,6 @@ def test_trains_by_a_launch_of_its_own(large_shards, tmp_path, path):
 def test_can_be_planned_for_one_rank_and_two(path):
     config = resolve(Config, read_yaml(path), source=path)
     for world_size in (1, 2):
-        if path.stem == "t2f_msg_256" and world_size == 2:
-            continue  # its batch of 20 has five groups of 4
         assert "images" in table(config, world_size)
 
 
