@@ -110,7 +110,9 @@ class Ada(Section):
 
     kind: Literal["ada"] = "ada"
     transforms: tuple[Literal["blit", "geometry", "colour"], ...] = ("blit", "geometry", "colour")
-    target: Annotated[float, Field(ge=-1, le=1)] = 0.6  # of the mean sign of the discriminator's scores of reals
+    # Of the mean sign of the discriminator's scores of reals. Lower where it also sees mismatched pairs, which count as
+    # fake and pull the scores of reals down.
+    target: Annotated[float, Field(ge=-1, le=1)] = 0.6
     initial_probability: Fraction = 0.0
     max_probability: Fraction = 0.9
     images_to_one: PositiveInt = 500_000  # images in which the probability can rise from 0 to 1

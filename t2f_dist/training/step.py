@@ -98,6 +98,7 @@ def _follow(gan: Gan, parts: list[Part], phase: Phase, images_seen: int, metrics
     if gan.ada is not None:
         signs = gan.summed(torch.stack([part.sign_sum for part in parts]).sum())
         gan.ada.see(signs, phase.batch_size, images_seen)
+        metrics["augment/real_sign"] = signs / phase.batch_size  # what the target is compared with
         metrics["augment/probability"] = gan.ada.probability.clone()
 
 

@@ -126,7 +126,7 @@ def test_in_float32_one_and_two_ranks_stay_within_a_ten_thousandth(pair, portrai
 TERMS = {
     "house": {"mismatched", "contrastive", "kl", "r1"},
     "t2f": {"mismatched", "drift", "kl", "wgan_gp"},
-    "both": {"mismatched", "contrastive", "kl", "r1", "r2", "probability"},
+    "both": {"mismatched", "contrastive", "kl", "r1", "r2", "probability", "real_sign"},
     "msggan": {"mismatched", "kl", "r1"},
     "dcgan": {"mismatched", "feature_matching", "l1", "image_identity", "interpolated"},
     "wgan_clipped": {"mismatched"},
