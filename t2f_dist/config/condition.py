@@ -23,7 +23,7 @@ class Lstm(Modality):
     kind: Literal["lstm"] = "lstm"
     embedding_size: PositiveInt = 32
     hidden_size: PositiveInt = 32  # a direction
-    num_layers: PositiveInt = 1
+    num_layers: Annotated[int, Field(ge=1, le=8)] = 1
     bidirectional: bool = True
     pooling: Literal["mean", "last"] = "mean"
 
@@ -42,7 +42,10 @@ class LogMel(Modality):
     num_mels: Annotated[int, Field(ge=1, le=512)] = 40
     window_seconds: PositiveFloat = 0.025
     hop_seconds: PositiveFloat = 0.01
-    channels: tuple[PositiveInt, ...] = (64, 64)  # a convolution each, which halves the frames
+    channels: Annotated[tuple[PositiveInt, ...], Field(max_length=8)] = (
+        64,
+        64,
+    )  # a convolution each, which halves the frames
     hidden_size: PositiveInt = 32  # of the recurrent layer, a direction
 
 
@@ -51,8 +54,9 @@ class Waveform(Modality):
 
     kind: Literal["waveform"] = "waveform"
     seconds: PositiveFloat = 1.0  # heard; a shorter voice is masked
-    channels: tuple[PositiveInt, ...] = (16, 32, 128, 256, 512, 1024)  # a convolution each, at stride 4
-    hidden_sizes: tuple[PositiveInt, ...] = (256, 128)  # of the fully connected layers
+    # A convolution each, at stride 4.
+    channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=8)] = (16, 32, 128, 256, 512, 1024)
+    hidden_sizes: Annotated[tuple[PositiveInt, ...], Field(max_length=8)] = (256, 128)  # of the fully connected layers
     size: PositiveInt = 128
     pre_emphasis: Fraction = 0.95
 

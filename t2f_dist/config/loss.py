@@ -37,7 +37,7 @@ class Penalty(Section):
     """Gradient penalty on the discriminator; `every_images` makes it lazy, its weight then grows to match."""
 
     kind: Literal["r1", "r2", "wgan_gp"] = "r1"
-    weight: NonNegativeFloat = 0.5  # gamma of R1 (1801.04406, equation 9), lambda of WGAN-GP (1704.00028, equation 3)
+    weight: PositiveFloat = 0.5  # gamma of R1 (1801.04406, equation 9), lambda of WGAN-GP (1704.00028, equation 3)
     every_images: PositiveInt = 1  # 1 = each step
 
 
@@ -48,9 +48,9 @@ class Contrastive(Section):
     generator_weight: NonNegativeFloat = 0.0  # on fakes
     size: PositiveInt = 64
     temperature: PositiveFloat = 0.1
-    group_size: PositiveInt = 16
+    group_size: Annotated[int, Field(ge=2)] = 16
     hard_negatives: bool = True  # each image also meets the mismatched conditions of its group
-    queue_size: NonNegativeInt = 0  # each image also meets so many conditions of earlier steps (MoCo, 1911.05722)
+    queue_size: NonNegativeInt = 0  # each image also meets so many conditions of earlier steps
 
     @property
     def used(self) -> bool:
@@ -109,7 +109,11 @@ class Ada(Section):
     """Adaptive discriminator augmentation (Karras et al. 2020, 2006.06676): as much as keeps overfitting at bay."""
 
     kind: Literal["ada"] = "ada"
-    transforms: tuple[Literal["blit", "geometry", "colour"], ...] = ("blit", "geometry", "colour")
+    transforms: Annotated[tuple[Literal["blit", "geometry", "colour"], ...], Field(min_length=1)] = (
+        "blit",
+        "geometry",
+        "colour",
+    )
     # Of the mean sign of the discriminator's scores of reals. Lower where it also sees mismatched pairs, which count as
     # fake and pull the scores of reals down.
     target: Annotated[float, Field(ge=-1, le=1)] = 0.6
@@ -123,4 +127,8 @@ class DiffAugment(Section):
     """Differentiable augmentation of each image (Zhao et al. 2020, 2006.10738)."""
 
     kind: Literal["diffaugment"] = "diffaugment"
-    transforms: tuple[Literal["colour", "translation", "cutout"], ...] = ("colour", "translation", "cutout")
+    transforms: Annotated[tuple[Literal["colour", "translation", "cutout"], ...], Field(min_length=1)] = (
+        "colour",
+        "translation",
+        "cutout",
+    )

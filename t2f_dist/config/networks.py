@@ -16,7 +16,7 @@ RESOLUTIONS = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class Network(Section):
-    channels: tuple[PositiveInt, ...]
+    channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=len(RESOLUTIONS))]
 
     @property
     def resolution(self) -> int:
@@ -72,6 +72,7 @@ class Dcgan(Generator):
     """Transposed convolutions at stride 2 (1511.06434); the last one draws the image, at twice the last resolution."""
 
     kind: Literal["dcgan"] = "dcgan"
+    channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=len(RESOLUTIONS) - 1)]
     batch_norm: bool = False  # over groups: see the root section
     spectral_norm: bool = False  # 1802.05957
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -113,6 +114,8 @@ class ProganCritic(Network):
 
 class MsgganCritic(Network):
     kind: Literal["msggan"] = "msggan"
+    # Half of a block's channels are of the image of its resolution.
+    channels: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1, max_length=len(RESOLUTIONS))]
     stddev_group_size: PositiveInt = 4
     head: Literal["concat", "projection", "unconditional"] = "concat"
     head_size: PositiveInt = 128
@@ -135,6 +138,7 @@ class DcganCritic(Network):
     """Convolutions at stride 2 down to 4x4, where the embedding joins (1605.05396, figure 2)."""
 
     kind: Literal["dcgan"] = "dcgan"
+    channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=len(RESOLUTIONS) - 1)]
     batch_norm: bool = False  # over groups: see the root section
     spectral_norm: bool = False
     minibatch_discrimination: MinibatchDiscrimination | None = None

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from t2f_dist.config.condition import Augmentation, Condition, Direct, Projection, Waveform
+from t2f_dist.config.condition import Augmentation, Condition, Direct, OneHot, Projection, Stored, Waveform
 from t2f_dist.config.load import Section
 from t2f_dist.config.loss import Ada, DiffAugment, Loss
 from t2f_dist.config.networks import (
@@ -254,10 +254,40 @@ class Config(Section):
                 f"loss.penalties {kinds[0]} asks for the gradient of each image alone, and batch normalisation in the"
                 " discriminator mixes them: set discriminator.batch_norm false, or use loss.weight_clip instead"
             )
+        self._check_without_effect()
         if loss.adversarial.real_label < 1 and loss.adversarial.kind not in ("non_saturating", "least_squares"):
             raise ValueError(
                 f"loss.adversarial.real_label belongs to labels, and {loss.adversarial.kind} has none: set it to 1,"
                 " or use non_saturating or least_squares"
+            )
+
+    def _check_without_effect(self) -> None:
+        """Options that would silently do nothing, or other than they say."""
+        loss, critic = self.loss, self.discriminator
+        if loss.weight_clip is not None and not (isinstance(critic, DcganCritic) and not critic.spectral_norm):
+            raise ValueError(
+                f"loss.weight_clip {loss.weight_clip} is of weights that are used as they stand, and those of this"
+                " discriminator are scaled first: use discriminator.kind dcgan without spectral_norm, or a penalty"
+            )
+        if loss.contrastive.queue_size and not loss.contrastive.used:
+            raise ValueError(
+                f"loss.contrastive.queue_size {loss.contrastive.queue_size} serves a term whose weights are 0:"
+                " give discriminator_weight, or set it to 0"
+            )
+        if isinstance(self.augment, Ada) and loss.adversarial.kind not in ("non_saturating", "hinge", "least_squares"):
+            raise ValueError(
+                f"augment.kind ada reads the sign of scores, and those of loss.adversarial.kind {loss.adversarial.kind}"
+                " have no zero: use diffaugment, or another kind"
+            )
+        learnt = [name for name, m in self.condition.modalities.items() if not isinstance(m, Stored | OneHot)]
+        if loss.identity.condition_weight and not learnt:
+            raise ValueError(
+                "loss.identity.condition_weight trains encoders, and no encoder here is learnt: set it to 0"
+            )
+        if self.data.mismatch_candidates > 1 and self.condition.caption is None:
+            raise ValueError(
+                f"data.mismatch_candidates {self.data.mismatch_candidates} compares captions, and there are none:"
+                " set it to 1"
             )
 
     def _group_sizes(self) -> dict[str, int]:

@@ -31,13 +31,14 @@ class Item(NamedTuple):
     condition: Mapping[str, np.ndarray]
     mismatched: Mapping[str, np.ndarray]
     mismatched_image: np.ndarray  # uint8 [R, R, 3], or empty
+    mismatched_identity: int  # uint64, whose these are; its own where neither is wanted
     identity: int  # uint64
     identity_class: int  # its number in the training split, -1 where it has none
     z: np.ndarray  # float64 [Z]
     noise: np.ndarray  # float64 [S]
     mixing: float
     dropout_key: int
-    augment: np.ndarray  # float64 [3, K]
+    augment: np.ndarray  # float32 [3, K]
     damage: tuple[Damage, ...]
 
 
@@ -51,12 +52,13 @@ class Batch:
     mismatched: Inputs  # of another identity, without what this position does without
     mismatched_images: Tensor  # uint8 [N, 3, R, R], or [N, 3, 0, 0] where no step looks at them
     identities: Tensor  # int64 [N], the bits of the index's uint64
+    mismatched_identities: Tensor  # int64 [N]
     identity_classes: Tensor  # int64 [N], -1: none
     z: Tensor  # float64 [N, Z] unit normal
     noise: Tensor  # float64 [N, S] unit normal, of the conditioning
     mixing: Tensor  # float64 [N] uniform in [0, 1)
     dropout_keys: Tensor  # int64 [N]
-    augment: Tensor  # float64 [N, 3, K] uniform in [0, 1): for reals, for fakes, for the fakes of the generator's step
+    augment: Tensor  # float32 [N, 3, K] uniform in [0, 1): for reals, for fakes, for the fakes of the generator's step
     damage: tuple[Damage, ...] = ()
 
     def __len__(self) -> int:
@@ -100,7 +102,8 @@ def collate(items: Sequence[Item]) -> Batch:
         condition=collate_condition([item.condition for item in items]),
         mismatched=collate_condition([item.mismatched for item in items]),
         mismatched_images=_images([item.mismatched_image for item in items]),
-        identities=torch.from_numpy(np.array([item.identity for item in items], dtype=np.uint64).view(np.int64)),
+        identities=_bits([item.identity for item in items]),
+        mismatched_identities=_bits([item.mismatched_identity for item in items]),
         identity_classes=torch.tensor([item.identity_class for item in items]),
         z=torch.from_numpy(np.stack([item.z for item in items])),
         noise=torch.from_numpy(np.stack([item.noise for item in items])),
@@ -114,6 +117,10 @@ def collate(items: Sequence[Item]) -> Batch:
 def collate_condition(conditions: Sequence[Mapping[str, np.ndarray]]) -> Inputs:
     """N conditions of the same modalities -> their values, padded together, and lengths."""
     return {name: _pad([condition[name] for condition in conditions]) for name in conditions[0]}
+
+
+def _bits(identities: Sequence[int]) -> Tensor:
+    return torch.from_numpy(np.array(identities, dtype=np.uint64).view(np.int64))
 
 
 def _images(images: Sequence[np.ndarray]) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +26,8 @@ from t2f_dist.text.vocabulary import Vocabulary
 
 MAX_SUBSTITUTES = 16  # damaged samples in a row before the data is given up
 MAX_IDENTITY_TRIES = 64  # draws in search of another identity
-NO_DRAWS = np.zeros((3, 0))
+NO_DRAWS = np.zeros((3, 0), np.float32)
+MAX_LOOKED_AT = 4096  # samples, in search of examples
 
 Condition = dict[str, np.ndarray]
 """Modality -> tokens int64 [T], stored embedding float32 [1, D], voice int16 [T] or class int64 [1]; empty: none."""
@@ -137,7 +139,13 @@ class Samples(Dataset[Item]):
                 f" {damage[-1].reason}; run `t2f-dist verify {self.folder}`"
             )
         absent = self._withheld(position, condition) | {name for name in condition if not len(condition[name])}
-        mismatched, other_image = self._mismatched(position, resolution, window, place, choice, condition)
+        mismatched, other_image, other_identity = self._mismatched(
+            position, resolution, window, place, choice, condition
+        )
+        if "condition" in self.wanted.mismatched:
+            # What only one of the two has would tell them apart. If nothing is left, there is no mismatched condition.
+            lacking = {name for name in condition if not len(mismatched[name])}
+            absent |= lacking if condition.keys() - absent - lacking else set()
         wanted = self.wanted
         if wanted.flip and draw(self.seed, Stream.FLIP, position).random() < 0.5:
             image, other_image = image[:, ::-1], other_image[:, ::-1]
@@ -146,15 +154,16 @@ class Samples(Dataset[Item]):
             position=position,
             image=image,
             condition=_without(condition, absent),
-            mismatched=_without(mismatched, absent),  # what only one of the two has would tell them apart
+            mismatched=_without(mismatched, absent),
             mismatched_image=other_image,
+            mismatched_identity=other_identity,
             identity=identity,
             identity_class=self._classes.get(identity, -1),
             z=draw(self.seed, Stream.Z, position).standard_normal(wanted.z_size),
             noise=draw(self.seed, Stream.CONDITION, position).standard_normal(wanted.noise_size),
             mixing=float(draw(self.seed, Stream.MIXING, position).random()),
             dropout_key=int(draw(self.seed, Stream.DROPOUT, position).integers(2**63)) if wanted.dropout else 0,
-            augment=draw(self.seed, Stream.AUGMENT, position).random((3, AUGMENT_DRAWS))
+            augment=draw(self.seed, Stream.AUGMENT, position).random((3, AUGMENT_DRAWS), np.float32)
             if wanted.augment
             else NO_DRAWS,
             damage=tuple(damage),
@@ -204,12 +213,12 @@ class Samples(Dataset[Item]):
 
     def _mismatched(
         self, position: int, resolution: int, window: Window, place: Place, choice: int, own: Condition
-    ) -> tuple[Condition, np.ndarray]:
-        """The condition and the image of a sample of another identity; empty where they are not wanted."""
+    ) -> tuple[Condition, np.ndarray, int]:
+        """The condition and the image of a sample of another identity, and whose; empty where they are not wanted."""
         condition: Condition = {name: values[:0] for name, values in own.items()}
         image = np.zeros((0, 0, 3), np.uint8)
         if not self.wanted.mismatched:
-            return condition, image
+            return condition, image, self.shards.identity(place)
         names = self._names[1:] if "condition" in self.wanted.mismatched else []
         names = ["image", *names] if "image" in self.wanted.mismatched else names
         for other, other_choice in self._nearest(position, window, place, choice, own):
@@ -221,7 +230,7 @@ class Samples(Dataset[Item]):
                     image = decode(members["image"], resolution)
             except shard_format.DamagedSample:
                 continue  # counted where it is read as a sample
-            return condition, image
+            return condition, image, self.shards.identity(other)
         raise ValueError(
             f"{self.folder}: no second identity within {self.order.window_shards} shards of position {position}:"
             " mismatched conditions and images need at least two; raise data.shuffle_window_shards, or shard with"
@@ -231,29 +240,37 @@ class Samples(Dataset[Item]):
     def _nearest(
         self, position: int, window: Window, place: Place, choice: int, own: Condition
     ) -> list[tuple[Place, int]]:
-        """Samples of other identities that have what the sample has, the nearest in words first; the caption each."""
+        """Samples of other identities that have what the sample has, the nearest in words first; the caption each.
+
+        Where none of those drawn has it all, the first of another identity.
+        """
         identity, num = self.shards.identity(place), self.wanted.mismatch_candidates
         has_voice = len(own.get("speech", ())) > 0
         own_caption = self._caption(place, choice)
         found: list[tuple[float, Place, int]] = []
+        lacking: list[tuple[Place, int]] = []
         draws = draw(self.seed, Stream.MISMATCH, position).integers(2**32, size=(num + MAX_IDENTITY_TRIES, 2))
         num_places = len(window)
         for which, other_choice in draws.tolist():
             other = window.place(which % num_places)
             shard = self.shards[other.shard]
-            if shard.identities[other.row] == identity or (has_voice and not shard.voiced[other.row]):
+            if shard.identities[other.row] == identity:
+                continue
+            if has_voice and not shard.voiced[other.row]:
+                lacking.append((other, other_choice))
                 continue
             nearness = 0.0
             if own_caption is not None:
                 caption = self._caption(other, other_choice)
                 if caption is None:
+                    lacking.append((other, other_choice))
                     continue
                 nearness = similarity(own_caption, caption)
             found.append((nearness, other, other_choice))
             if len(found) == num:
                 break
         found.sort(key=lambda each: -each[0])
-        return [(other, other_choice) for _, other, other_choice in found]
+        return [(other, other_choice) for _, other, other_choice in found] or lacking
 
     def _caption(self, place: Place, choice: int) -> Caption | None:
         """The caption of a sample that a number chooses; None where it has none, or is damaged."""
@@ -268,22 +285,24 @@ class Samples(Dataset[Item]):
         return captions[choice % len(captions)] if captions else None
 
     def examples(self, num: int) -> list[Example]:
-        """The first samples that have all that is wanted, in the order of the shards; no two of the same label."""
+        """The first samples that have all that is wanted, in the order of the shards; no two of the same label.
+
+        Fewer than `num`, where they are rare among the first few thousand.
+        """
         found: dict[str, Example] = {}
-        for number, shard in enumerate(self.shards.listed):
-            for row in range(shard.num_samples):
-                place = Place(number, row)
-                try:
-                    members = self._members(place, self._names)
-                    condition = self._condition(place, members, choice=0, start=0.0)
-                except shard_format.DamagedSample:
-                    continue  # counted where it is read as a sample
-                if not all(len(values) for values in condition.values()):
-                    continue
-                label = self._label(place, condition)
-                found.setdefault(label, Example(condition, label))
-                if len(found) == num:
-                    return list(found.values())
+        places = (Place(n, row) for n, shard in enumerate(self.shards.listed) for row in range(shard.num_samples))
+        for place in islice(places, MAX_LOOKED_AT):
+            try:
+                members = self._members(place, self._names)
+                condition = self._condition(place, members, choice=0, start=0.0)
+            except shard_format.DamagedSample:
+                continue  # counted where it is read as a sample
+            if not all(len(values) for values in condition.values()):
+                continue
+            label = self._label(place, condition)
+            found.setdefault(label, Example(condition, label))
+            if len(found) == num:
+                break
         return list(found.values())
 
     def _label(self, place: Place, condition: Condition) -> str:

@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor
 
-from t2f_dist.config.loss import Ada, DiffAugment
+from t2f_dist.config.loss import AUGMENT_DRAWS, Ada, DiffAugment
 from t2f_dist.models import affine, colour
 from t2f_dist.models.cutout import cut
 from t2f_dist.models.layers import Images, at_least_float32
@@ -28,6 +28,7 @@ _ADA = (
     *("brightness", "contrast", "luma_flip", "hue", "saturation"),
 )
 NUM_DRAWS = 3 * len(_ADA)
+assert NUM_DRAWS == AUGMENT_DRAWS, "as many as are drawn for each image"
 _TINIEST = 2.0**-25  # below any draw but 0 that a float32 holds: keeps normal numbers within 5.5 deviations
 
 

@@ -56,7 +56,7 @@ class ConditionEncoder(nn.Module):
         encoders = {name: ENCODERS[type(m)](m, facts, batch_norm) for name, m in config.modalities.items()}
         self.encoders = nn.ModuleDict(encoders)
         self.missing = nn.ParameterDict(
-            {name: nn.Parameter(torch.zeros(encoder.output_size)) for name, encoder in encoders.items()}
+            {name: nn.Parameter(torch.randn(encoder.output_size)) for name, encoder in encoders.items()}
         )
         self.output_size = sum(encoder.output_size for encoder in encoders.values())
 

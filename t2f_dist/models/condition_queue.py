@@ -1,4 +1,8 @@
-"""Conditions of earlier steps, which images are told apart from (MoCo, He et al. 2020, 1911.05722, section 3.1)."""
+"""Conditions of earlier steps, which images are told apart from.
+
+As in MoCo (He et al. 2020, 1911.05722, section 3.1), but for its slow second encoder: an entry is as old as the queue
+is long, so that a few steps are better than many.
+"""
 
 from __future__ import annotations
 
@@ -11,25 +15,26 @@ class ConditionQueue(nn.Module):
 
     vectors: Tensor  # [Q, S]
     identities: Tensor  # int64 [Q]
+    counts: Tensor  # bool [Q]: filled, by a sample that has a condition
     num_pushed: Tensor  # int64, since the beginning
 
     def __init__(self, size: int, vector_size: int):
         super().__init__()
         self.register_buffer("vectors", torch.zeros(size, vector_size))
         self.register_buffer("identities", torch.zeros(size, dtype=torch.int64))
+        self.register_buffer("counts", torch.zeros(size, dtype=torch.bool))
         self.register_buffer("num_pushed", torch.zeros((), dtype=torch.int64))
 
     def rivals(self, identities: Tensor) -> Tensor:
-        """identities [N] -> bool [N, Q]: which entries are of another identity, and are filled."""
-        size = len(self.identities)
-        filled = torch.arange(size, device=identities.device) < self.num_pushed
-        return filled & (identities[:, None] != self.identities)
+        """identities [N] -> bool [N, Q]: which entries count, and are of another identity."""
+        return self.counts & (identities[:, None] != self.identities)
 
-    def push(self, vectors: Tensor, identities: Tensor) -> None:
-        """[N, S], [N] in the place of the oldest; of more than the queue holds, the last."""
+    def push(self, vectors: Tensor, identities: Tensor, present: Tensor) -> None:
+        """[N, S], [N], bool [N] in the place of the oldest; of more than the queue holds, the last."""
         size = len(self.identities)
         numbers = self.num_pushed + torch.arange(len(vectors), device=vectors.device)
         places = numbers[-size:] % size
         self.vectors[places] = vectors.detach()[-size:].to(self.vectors)
         self.identities[places] = identities[-size:]
+        self.counts[places] = present[-size:]
         self.num_pushed += len(vectors)

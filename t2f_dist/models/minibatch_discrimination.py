@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from t2f_dist.config.networks import MinibatchDiscrimination as Section
-from t2f_dist.models.layers import at_least_float32
 
 
 class MinibatchDiscrimination(nn.Module):
@@ -31,7 +30,8 @@ class MinibatchDiscrimination(nn.Module):
     def closeness(self, features: Tensor) -> Tensor:
         """[N, A] -> [N, B], each in [1, group_size]."""
         assert len(features) % self.group_size == 0, f"{len(features)} images cut a group of {self.group_size}"
-        projected = at_least_float32(features @ self.kernels.flatten(1))
+        with torch.autocast(features.device.type, enabled=False):  # differences of what is nearly equal
+            projected = features.to(self.kernels.dtype) @ self.kernels.flatten(1)
         groups = projected.view(-1, self.group_size, *self.kernels.shape[1:])  # [G, N / G, B, C]
         distances = (groups[:, :, None] - groups[:, None]).abs().sum(dim=4)  # [G, N / G, N / G, B]
         return (-distances).exp().sum(dim=2).flatten(0, 1).to(features.dtype)

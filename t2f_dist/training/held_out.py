@@ -17,24 +17,23 @@ from t2f_dist.training.gan import Gan
 from t2f_dist.training.growth import Phase
 from t2f_dist.training.part import Part
 
+SPLITS = {"training": "train", "held_out": "validation"}
+
 
 class HeldOut:
     """The same samples of each split all along. Only the main rank looks at them."""
 
     def __init__(self, config: Config, samples: Samples):
-        self.num = config.log.held_out_images // config.group_size * config.group_size
-        self.sources = {"training": samples}
-        if self.num and config.data.split == "train" and samples.manifest.num_samples("validation"):
-            held_out = open_samples(config, "validation")
-            held_out.wanted = replace(held_out.wanted, mismatched=frozenset())  # there may be one identity alone
-            self.sources["held_out"] = held_out
+        self.num = -(-config.log.held_out_images // config.group_size) * config.group_size
+        self.sources: dict[str, Samples] = {}
+        known = config.condition.identity is None  # identities that are held out have no number
+        if self.num and known and config.data.split == "train" and samples.manifest.num_samples("validation"):
+            self.sources = {name: _whole(open_samples(config, split)) for name, split in SPLITS.items()}
         self._batches: dict[tuple[str, int], Batch] = {}
 
     @torch.no_grad()
     def scores(self, gan: Gan, phase: Phase) -> dict[str, float]:
         """Mean scores of either split's reals, not augmented; empty where the shards have no validation split."""
-        if len(self.sources) < 2:
-            return {}
         scores = {}
         for name, source in self.sources.items():
             part = Part(gan, self._batch(name, source, phase.resolution).to(gan.device, gan.precision.weights), phase)
@@ -50,6 +49,13 @@ class HeldOut:
         return self._batches[key]
 
     def close(self) -> None:
-        for name, source in self.sources.items():
-            if name != "training":  # that one is the loop's
-                source.close()
+        for source in self.sources.values():
+            source.close()
+
+
+def _whole(samples: Samples) -> Samples:
+    """With all that a sample has and nothing of another: of a validation split there may be one identity alone."""
+    wanted = samples.wanted
+    modalities = {name: modality.model_copy(update={"dropout": 0.0}) for name, modality in wanted.modalities.items()}
+    samples.wanted = replace(wanted, modalities=modalities, mismatched=frozenset(), augment=False)
+    return samples

@@ -22,6 +22,13 @@ def fade(images: Tensor, alpha: float) -> Tensor:
     return images if alpha >= 1 else torch.lerp(upsample(downsample(images)), images, alpha)
 
 
+def _any_present(inputs: Inputs, num: int, device: torch.device) -> Tensor:
+    present = torch.zeros(num, dtype=torch.bool)
+    for _, lengths in inputs.values():
+        present |= lengths.cpu() > 0
+    return present.to(device)
+
+
 @dataclass
 class Drawing:
     fakes: Images
@@ -41,6 +48,8 @@ class Part:
         self.half_way = torch.empty(0)  # [N, E] between the two
         self.between: Drawing | None = None  # drawn for it
         self.condition_vectors = torch.empty(0)  # [N, S], for the queue
+        self.present = _any_present(batch.condition, len(batch), gan.device)  # bool [N]: it has some condition
+        self.opposed = _any_present(batch.mismatched, len(batch), gan.device)  # bool [N]: and a mismatched one
         self.sign_sum = torch.zeros((), dtype=torch.float64, device=gan.device)  # of the scores of reals
 
     def _reals(self, stored: Tensor) -> Images:
@@ -48,6 +57,11 @@ class Part:
         if self.gan.config.train.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         return self.gan.networks.discriminator.views(fade(images, self.phase.alpha))
+
+    @property
+    def negative_identities(self) -> Tensor:
+        """Of the mismatched conditions; its own identity where a position has none."""
+        return torch.where(self.opposed, self.batch.mismatched_identities, self.batch.identities)
 
     @property
     def mismatched_reals(self) -> Images:

@@ -80,7 +80,8 @@ def _generator_step(gan: Gan, parts: list[Part], phase: Phase, metrics: Metrics)
                         part.embedding = side.compute(part.encode, part.batch.condition)
                     part.drawing = side.compute(part.draw, part.embedding)
                 if gan.config.loss.matching.interpolation_weight:
-                    part.half_way = torch.lerp(part.embedding, part.mismatched, 0.5)  # beta in 1605.05396, section 4.3
+                    other = torch.where(part.opposed[:, None], part.mismatched, part.embedding)
+                    part.half_way = torch.lerp(part.embedding, other, 0.5)  # beta in 1605.05396, section 4.3
                     part.between = side.compute(part.draw, part.half_way)
                 terms = generator_terms(gan, part)
                 side.backward(terms.loss / len(parts))
@@ -94,7 +95,8 @@ def _follow(gan: Gan, parts: list[Part], phase: Phase, images_seen: int, metrics
     if gan.networks.queue is not None:
         vectors = gan.gathered(torch.cat([part.condition_vectors for part in parts]))
         identities = gan.gathered(torch.cat([part.batch.identities for part in parts]))
-        gan.networks.queue.push(vectors, identities)
+        present = gan.gathered(torch.cat([part.present for part in parts]).byte()).bool()
+        gan.networks.queue.push(vectors, identities, present)
     if gan.ada is not None:
         signs = gan.summed(torch.stack([part.sign_sum for part in parts]).sum())
         gan.ada.see(signs, phase.batch_size, images_seen)

@@ -16,6 +16,7 @@ from t2f_dist.training.growth import due
 from t2f_dist.training.part import FAKES, GENERATED, REALS, Part
 
 Metrics = dict[str, Tensor]
+BOUNDARIES = {"least_squares": 0.5}  # the score of what may be real or fake, where it is not 0
 
 
 class Terms:
@@ -41,7 +42,8 @@ def discriminator_terms(gan: Gan, part: Part, embedding: Tensor, mismatched: Ten
     fakes = part.seen(tuple(image.detach() for image in part.drawing.fakes), FAKES)
     features, real_logits = part.judge(reals, embedding)
     _, fake_logits = part.judge(fakes, embedding)
-    part.sign_sum = real_logits.detach().sign().double().sum()
+    boundary = BOUNDARIES.get(config.adversarial.kind, 0.0)
+    part.sign_sum = (real_logits.detach() - boundary).sign().double().sum()
     adversarial, labels = ADVERSARIAL[config.adversarial.kind], _labels(gan)
     terms.add("discriminator/real", adversarial.real(real_logits, fake_logits, labels))
     terms.add("discriminator/fake", adversarial.fake(real_logits, fake_logits, labels))
@@ -49,16 +51,18 @@ def discriminator_terms(gan: Gan, part: Part, embedding: Tensor, mismatched: Ten
     terms.note("score/fake", fake_logits.mean())
     if config.matching.weight:
         if config.matching.mismatched == "condition":
-            other_logits = part.score(features, mismatched)
+            counts, other_logits = part.opposed, part.score(features, mismatched)
         else:
-            _, other_logits = part.judge(part.seen(part.mismatched_reals, REALS), embedding)
+            counts, (_, other_logits) = part.present, part.judge(part.seen(part.mismatched_reals, REALS), embedding)
+        # Where there is nothing to mismatch, the pair would be as real as any: the fake takes its place.
+        other_logits = torch.where(counts, other_logits, fake_logits)
         term = adversarial.fake(real_logits, other_logits, labels)
         terms.add("discriminator/mismatched", term, config.matching.weight)
         terms.note("score/mismatched", other_logits.mean())
     if config.drift_weight:
         terms.add("discriminator/drift", drift(real_logits), config.drift_weight)
     if config.contrastive.used:
-        term = _contrastive(gan, part, features, embedding, mismatched)
+        term, part.condition_vectors = _contrastive(gan, part, features, embedding, mismatched)
         terms.add("discriminator/contrastive", term, config.contrastive.discriminator_weight)
     if config.identity.image_weight:
         term = _image_identity(gan, part, features)
@@ -103,7 +107,7 @@ def generator_terms(gan: Gan, part: Part) -> Terms:
         kl = kl_to_unit_gaussian(drawing.mean, drawing.log_variance)
         terms.add("generator/kl", kl, config.kl_weight)
     if config.loss.contrastive.generator_weight:
-        term = _contrastive(gan, part, features, part.embedding, part.mismatched)
+        term, _ = _contrastive(gan, part, features, part.embedding, part.mismatched)
         terms.add("generator/contrastive", term, config.loss.contrastive.generator_weight)
     matching = config.loss.feature_matching
     if matching.weight:
@@ -128,17 +132,31 @@ def _labels(gan: Gan) -> Labels:
     return Labels(config.real_label, config.group_size)
 
 
-def _contrastive(gan: Gan, part: Part, features: Tensor, embedding: Tensor, mismatched: Tensor) -> Tensor:
+def _contrastive(
+    gan: Gan, part: Part, features: Tensor, embedding: Tensor, mismatched: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The term, and the conditions' unit vectors [N, S] for the queue."""
     head, queue, config = gan.networks.contrastive, gan.networks.queue, gan.config.loss.contrastive
     assert head is not None
     with gan.precision.autocast():
         images, conditions = head.images(features), head.conditions(embedding)
         negatives = head.conditions(mismatched) if config.hard_negatives else None
-    part.condition_vectors = conditions.detach()
     earlier = rivals = None
     if queue is not None:
         earlier, rivals = queue.vectors.clone(), queue.rivals(part.batch.identities)
-    return contrastive(images, conditions, config.temperature, config.group_size, negatives, earlier, rivals)
+    term = contrastive(
+        images,
+        conditions,
+        config.temperature,
+        config.group_size,
+        negatives,
+        earlier,
+        rivals,
+        identities=part.batch.identities,
+        negative_identities=part.negative_identities,
+        present=part.present,
+    )
+    return term, conditions.detach()
 
 
 def _image_identity(gan: Gan, part: Part, features: Tensor) -> Tensor:
@@ -152,5 +170,6 @@ def _add_condition_identity(gan: Gan, part: Part, embedding: Tensor, terms: Term
     head = gan.networks.condition_identity
     if head is not None:
         with gan.precision.autocast():
-            term = F.cross_entropy(head(embedding), part.batch.identity_classes)
+            each = F.cross_entropy(head(embedding), part.batch.identity_classes, reduction="none")
+        term = each.where(part.present, 0.0).mean()
         terms.add("condition/identity", term, gan.config.loss.identity.condition_weight)

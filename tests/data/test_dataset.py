@@ -171,7 +171,11 @@ def test_of_real_captions_too_the_more_candidates_the_nearer(portrait_shards: Pa
     assert nearness[1] > nearness[0] + 0.05
 
 
-@pytest.mark.parametrize("mismatched", [frozenset(), frozenset({"condition"}), frozenset({"image"}), BOTH], ids=str)
+@pytest.mark.parametrize(
+    "mismatched",
+    [frozenset(), frozenset({"condition"}), frozenset({"image"}), BOTH],
+    ids=lambda names: "-".join(sorted(names)),
+)
 def test_of_the_other_sample_only_what_is_wanted_is_held(mixed_shards: Path, mismatched: frozenset[str]):
     samples, whole = samples_of(mixed_shards, mismatched=mismatched), samples_of(mixed_shards)
     for position in range(20):

@@ -45,13 +45,12 @@ T2F: dict[str, Any] = {
         "penalties": [{"kind": "wgan_gp", "weight": 10.0}],
     },
 }  # fmt: skip
-# A caption, a voice, both; negatives of earlier steps; both penalties, one of them lazy; pairs; ADA.
+# A caption, a voice, both; negatives of earlier steps; both penalties, one of them lazy; ADA.
 BOTH: dict[str, Any] = {
     **HOUSE,
     "condition": {"caption": LSTM | {"dropout": 0.3}, "speech": LOG_MEL | {"dropout": 0.4}},
     "data": {"mismatch_candidates": 2, "num_workers": 0, "flip": True},
     "loss": {
-        "adversarial": {"kind": "relativistic_pairing"},
         "penalties": [{"kind": "r1", "weight": 0.1}, {"kind": "r2", "weight": 0.1, "every_images": 16}],
         "contrastive": {
             "discriminator_weight": 1.0, "generator_weight": 1.0, "group_size": 4, "size": 6, "queue_size": 12,

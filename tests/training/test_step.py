@@ -49,8 +49,8 @@ def _assert_close(left, right, tolerance):
     assert left.keys() == right.keys()
     for name in left:
         # Where a gradient is zero but for rounding (a bias that both scores of a pair share), Adam amplifies rounding.
-        scale = max(0.1, float(right[name].abs().max()))
-        assert float((left[name] - right[name]).abs().max()) < tolerance * scale, name
+        scale = max(0.1, float(right[name].double().abs().max()))
+        assert float((left[name].double() - right[name].double()).abs().max()) < tolerance * scale, name
 
 
 def _assert_same_history(ours, first, second, tolerance):
