@@ -29,7 +29,7 @@ EXIT_PREEMPTED = 3
 @click.option("--run", "folder", metavar="DIR", help="Folder of checkpoints, snapshots and logs (the key `run`).")
 @click.option("--dry-run", is_flag=True, help="Print the world size, the configuration and the stages, and stop.")
 def main(path: str, overrides: tuple[str, ...], folder: str | None, dry_run: bool) -> None:
-    """Train a progressive GAN on shards. To resume, run the same command again.
+    """Train a GAN on shards. To resume, run the same command again.
 
     \b
     Two ranks on the CPU:

@@ -41,13 +41,13 @@ class ProjectionHead(nn.Module):
         self.conv = EqualizedConv2d(channels, channels, 4)
         self.out = EqualizedLinear(channels, 1)
         self.image = EqualizedLinear(channels, head_size)
-        self.caption = EqualizedLinear(embedding_size, head_size)
+        self.embedding = EqualizedLinear(embedding_size, head_size)
 
     def features(self, x: Tensor) -> Tensor:  # [N, C, 4, 4] -> [N, C]
         return leaky(self.conv(x)).flatten(1)
 
     def forward(self, features: Tensor, embedding: Tensor) -> Tensor:
-        match = (self.image(features) * self.caption(embedding)).sum(dim=1) * self.scale
+        match = (self.image(features) * self.embedding(embedding)).sum(dim=1) * self.scale
         return self.out(features).squeeze(1) + match
 
 

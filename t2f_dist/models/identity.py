@@ -12,7 +12,10 @@ HIDDEN = 200
 
 
 class IdentityHead(nn.Module):
-    """Two linear layers, as on wav2pix's speech embedding (1903.10195, section 3). [N, F(, 4, 4)] -> logits [N, K]"""
+    """Two linear layers, as on wav2pix's speech embedding (1903.10195, section 3), without its norm of the logits.
+
+    [N, F(, 4, 4)] -> logits [N, K]
+    """
 
     def __init__(self, feature_size: int, num_identities: int, batch_norm: BatchNorm):
         super().__init__()

@@ -124,7 +124,7 @@ class DiscriminatorBlock(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Image -> features, once; features and any embedding -> logit, cheaply (for matched and mismatched captions)."""
+    """Image -> features, once; features and any embedding -> logit, cheaply (for matched and mismatched conditions)."""
 
     def __init__(self, config: networks.ProganCritic, embedding_size: int, batch_norm: BatchNorm):
         super().__init__()

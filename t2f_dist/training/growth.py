@@ -85,13 +85,13 @@ def legal_world_sizes(config: Config) -> list[int]:
 def num_parts(config: Config, batch_size: int, world_size: int) -> int:
     """Equal parts in which a rank goes through its share of a global batch, accumulating gradients.
 
-    Raises ValueError, naming the legal numbers of ranks, where the launch would cut a group of a loss term; and where
-    `batch_per_gpu_max` is smaller than such a group.
+    Raises ValueError, naming the legal numbers of ranks, where the launch would cut a group of a layer or a term; and
+    where `batch_per_gpu_max` is smaller than such a group.
     """
     if world_size not in legal_world_sizes(config):
         raise ValueError(
             f"{world_size} ranks cannot share a batch of {batch_size} without cutting the groups of"
-            f" {config.group_size} images that loss terms compare. Numbers of ranks that fit:"
+            f" {config.group_size} images that layers and loss terms compare. Numbers of ranks that fit:"
             f" {', '.join(map(str, legal_world_sizes(config)))}; or change batch_size"
         )
     share = batch_size // world_size
@@ -101,6 +101,6 @@ def num_parts(config: Config, batch_size: int, world_size: int) -> int:
         if groups % parts == 0 and share // parts <= limit:
             return parts
     raise ValueError(
-        f"train.batch_per_gpu_max {limit} is below the group of {config.group_size} images that loss terms compare:"
-        f" raise it to at least {config.group_size}, or lower the group sizes of the networks and losses"
+        f"train.batch_per_gpu_max {limit} is below the group of {config.group_size} images that layers and loss terms"
+        f" compare: raise it to at least {config.group_size}, or lower the group sizes of the networks and losses"
     )

@@ -1,7 +1,8 @@
 """What is computed in which number format.
 
-Weights, optimizer state, moving average, text encoder, statistics (pixel norm, minibatch standard deviation), logits'
-losses, penalty norms and images are float32 in every mixed mode; convolutions and linear layers run in the half format.
+Weights, optimizer state, moving average, encoders, statistics (pixel norm, batch norm, minibatch standard deviation),
+logits' losses, penalty norms and images are float32 in every mixed mode; convolutions and linear layers run in the half
+format.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class Precision:
                 f"train.precision fp16 needs a GPU, and this run is on the {device.type}: use bf16 or fp32"
             )
         if device.type == "cuda":
-            # fp32 is meant: TF32 has ten bits of mantissa. And a run that is killed must be able to repeat itself.
+            # fp32 is meant: TF32 has ten bits of mantissa. And a run that is killed must be able to repeat itself, but
+            # for geometric augmentation, whose gradient a GPU adds up in any order.
             torch.backends.cudnn.allow_tf32 = False
             torch.backends.cudnn.deterministic = True
         self.device = device
