@@ -22,13 +22,14 @@ def item(position: int, **changes) -> Item:
         "condition": condition,
         "mismatched": {name: value[:1] for name, value in condition.items()},
         "mismatched_image": np.zeros((0, 0, 3), np.uint8),
+        "mismatched_identity": 2**63 + position,
         "identity": 2**64 - 1 - position,
         "identity_class": position - 1,
         "z": np.full(2, position / 8),
         "noise": np.zeros(0),
         "mixing": position / 16,
         "dropout_key": 2**63 - 1 - position,
-        "augment": np.full((3, 2), position / 16),
+        "augment": np.full((3, 2), position / 16, np.float32),
         "damage": (Damage(position, "shard", 0, "torn"),) if position == 3 else (),
     }
     return Item(**values | changes)
@@ -54,10 +55,12 @@ def test_rows_are_their_samples_and_zero_past_their_ends(batch: Batch):
     assert batch.images[:, 0, 0, 0].tolist() == list(range(6))
     assert batch.mismatched_images.shape == (6, 3, 0, 0)
     assert batch.identities.numpy().view(np.uint64).tolist() == [2**64 - 1 - position for position in range(6)]
+    assert batch.mismatched_identities.numpy().view(np.uint64).tolist() == [2**63 + position for position in range(6)]
     assert batch.identity_classes.tolist() == [-1, 0, 1, 2, 3, 4]
     assert batch.dropout_keys.tolist() == [2**63 - 1 - position for position in range(6)]
     assert batch.damage == (Damage(3, "shard", 0, "torn"),)
-    assert batch.noise.shape == (6, 0) and batch.augment.shape == (6, 3, 2)
+    assert batch.noise.shape == (6, 0)
+    assert batch.augment.shape == (6, 3, 2) and batch.augment.dtype == torch.float32
 
 
 def test_a_modality_that_nobody_has_is_one_wide_and_of_length_zero():

@@ -327,4 +327,6 @@ def test_only_the_chosen_transforms_happen():
     (colours,) = augment((torch.full((16, 3, 8, 8), 0.25),), draws, 1.0, Ada(transforms=("colour",)))
     assert (colours == colours[:, :, :1, :1]).all(), "no pixel is moved"
     assert (colours != 0.25).flatten(1).any(dim=1).all()
-    assert torch.equal(augment((image,), draws, 1.0, Ada(transforms=()))[0], image)
+    for section in (Ada, DiffAugment):
+        with pytest.raises(ValueError, match="at least 1 item"):
+            section(transforms=())

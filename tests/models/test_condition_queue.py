@@ -12,7 +12,8 @@ def pushed(size: int, *steps: list[int]) -> ConditionQueue:
     count = 0
     for step in steps:
         numbers = torch.arange(count, count + len(step), dtype=torch.float32)
-        queue.push(torch.stack([numbers, -numbers], dim=1), torch.tensor(step, dtype=torch.int64))
+        identities = torch.tensor(step, dtype=torch.int64)
+        queue.push(torch.stack([numbers, -numbers], dim=1), identities, torch.ones(len(step), dtype=torch.bool))
         count += len(step)
     return queue
 
@@ -73,9 +74,37 @@ def test_a_global_batch_may_come_in_any_parts(cuts: list[int]):
 
 def test_entries_carry_no_graph_and_stand_in_the_state():
     queue = ConditionQueue(3, 2)
-    queue.push(torch.ones(2, 2, requires_grad=True) * 2, torch.tensor([1, 2]))
+    queue.push(torch.ones(2, 2, requires_grad=True) * 2, torch.tensor([1, 2]), torch.tensor([True, False]))
     assert not queue.vectors.requires_grad
-    assert set(queue.state_dict()) == {"vectors", "identities", "num_pushed"}
+    assert set(queue.state_dict()) == {"vectors", "identities", "counts", "num_pushed"}
     again = ConditionQueue(3, 2)
     again.load_state_dict(queue.state_dict())
-    assert torch.equal(again.rivals(torch.tensor([1])), queue.rivals(torch.tensor([1])))
+    assert again.rivals(torch.tensor([1, 2])).tolist() == [[False, False, False], [True, False, False]]
+
+
+def test_who_has_no_condition_takes_a_place_and_is_no_rival():
+    queue = ConditionQueue(5, 2)
+    present = torch.tensor([True, False, True, False])
+    queue.push(torch.ones(4, 2), torch.tensor([1, 2, 3, 4]), present)
+    assert queue.rivals(torch.tensor([9, 2, 3])).tolist() == [
+        [True, False, True, False, False],
+        [True, False, True, False, False],
+        [True, False, False, False, False],
+    ]
+    queue.push(torch.ones(3, 2), torch.tensor([5, 6, 7]), torch.tensor([True, False, True]))
+    assert queue.counts.tolist() == [False, True, True, False, True], "one of either kind may replace the other"
+    queue.push(torch.ones(12, 2), torch.arange(12), torch.arange(12) % 3 == 0)
+    kept = sorted(zip(queue.identities.tolist(), queue.counts.tolist()))
+    assert kept == [(7, False), (8, False), (9, True), (10, False), (11, False)], "of many, the last with their own"
+
+
+@pytest.mark.parametrize("cuts", [[12], [4, 8], [5, 5, 2]])
+def test_who_has_a_condition_does_not_depend_on_the_parts(cuts: list[int]):
+    present = torch.arange(12) % 4 != 1
+    whole, parts = ConditionQueue(7, 2), ConditionQueue(7, 2)
+    for step in range(3):
+        vectors, identities = torch.full((12, 2), float(step)), torch.arange(12) + 20 * step
+        whole.push(vectors, identities, present)
+        for part in zip(vectors.split(cuts), identities.split(cuts), present.split(cuts)):
+            parts.push(*part)
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), parts.state_dict().values()))

@@ -9,13 +9,23 @@ from t2f_dist.models.stored_encoder import OneHotEncoder, StoredEncoder
 LENGTHS = torch.tensor([1, 0, 1])
 
 
-def test_a_stored_embedding_passes_unchanged():
+def test_a_stored_embedding_keeps_its_direction_and_is_as_loud_as_other_modalities():
     encoder = StoredEncoder(Stored(), Facts(embedding_size=5), BatchNorm())
-    embeddings = torch.randn(3, 1, 5)
     assert encoder.output_size == 5
-    assert torch.equal(encoder(embeddings, LENGTHS), embeddings[:, 0])
-    assert torch.equal(encoder.double()(embeddings, LENGTHS), embeddings[:, 0].double())
     assert not encoder.state_dict()
+    embeddings = torch.randn(3, 1, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for factor in (1e-3, 0.1, 1.0, 50.0):
+        rows = encoder(factor * embeddings, LENGTHS)
+        torch.testing.assert_close(rows.square().mean(dim=1), torch.ones(3, dtype=torch.float64), rtol=1e-5, atol=0)
+        alike = torch.nn.functional.cosine_similarity(rows, embeddings[:, 0])
+        torch.testing.assert_close(alike, torch.ones(3, dtype=torch.float64))
+    unit = torch.nn.functional.normalize(embeddings, dim=2)
+    torch.testing.assert_close(encoder(unit, LENGTHS), unit[:, 0] * 5**0.5)
+
+
+def test_a_row_of_zeros_stays_finite():
+    encoder = StoredEncoder(Stored(), Facts(embedding_size=5), BatchNorm())
+    assert torch.equal(encoder(torch.zeros(2, 1, 5), LENGTHS[:2]), torch.zeros(2, 5))
 
 
 def test_an_identity_is_one_unit():
@@ -24,7 +34,6 @@ def test_an_identity_is_one_unit():
     classes = torch.tensor([[3], [0], [1]])
     expected = torch.eye(4)[[3, 0, 1]]
     assert torch.equal(encoder(classes, LENGTHS), expected)
-    assert torch.equal(encoder.double()(classes, LENGTHS), expected.double())
     assert not encoder.state_dict()
 
 

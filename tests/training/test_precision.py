@@ -43,7 +43,10 @@ def test_in_bf16_only_convolutions_and_linear_layers_are_half(portrait_shards, t
     for name, dtypes in kinds.items():
         expected = torch.float32 if name.startswith("generator.encoder") else torch.bfloat16
         assert dtypes == {expected}, name
-    assert {name for name, value in metrics.items() if value.dtype != torch.float32} <= {"augment/probability"}
+    assert {name for name, value in metrics.items() if value.dtype != torch.float32} <= {
+        "augment/probability",
+        "augment/real_sign",
+    }
     assert "generator/adversarial" in metrics
     state = [value for side in (gan.generator_side, gan.discriminator_side) for entry in side.optimizer.state.values()
              for value in entry.values()]  # fmt: skip
