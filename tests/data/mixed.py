@@ -81,7 +81,7 @@ def faces(place: Place) -> Face:
     return Face(place.shard * SHARD + place.row)
 
 
-def write(folder: Path) -> Path:
+def write(folder: Path, kind: type[Face] = Face) -> Path:
     """4 shards of 12 samples to train on, one of 6 to validate."""
     folder.mkdir()
     text = Vocabulary(WORDS).to_json().encode()
@@ -91,7 +91,7 @@ def write(folder: Path) -> Path:
     for split, counts in (("train", [SHARD] * NUM_SHARDS), ("validation", [6])):
         shards = []
         for which, count in enumerate(counts):
-            samples = [Face(number + row).sample for row in range(count)]
+            samples = [kind(number + row).sample for row in range(count)]
             number += count
             name = shard_format.shard_name(split, which)
             shard = write_shard(folder / name, iter(samples), "png", with_speech=True, with_embeddings=True)

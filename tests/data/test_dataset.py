@@ -190,6 +190,59 @@ def test_of_the_other_sample_only_what_is_wanted_is_held(mixed_shards: Path, mis
         assert all(np.array_equal(item.mismatched[name], full.mismatched[name]) for name in expected)
 
 
+class Rare(Face):
+    """A voice of every twentieth alone: one in each of the first two shards of twelve, none in the others."""
+
+    @property
+    def voice(self) -> np.ndarray:
+        return super().voice if self.number % 20 == 0 else np.zeros(0, np.int16)
+
+
+@pytest.fixture(scope="module")
+def rare_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return mixed.write(tmp_path_factory.mktemp("rare") / "shards", Rare)
+
+
+RARE = {name: ALL[name] for name in ("caption", "speech")}
+
+
+@pytest.mark.parametrize("names", [("speech",), ("caption", "speech"), tuple(ALL)], ids="-".join)
+def test_what_few_have_does_not_end_the_run(rare_shards: Path, names: tuple[str, ...]):
+    """The two conditions have the same modalities, or there is no mismatched one."""
+    samples = samples_of(rare_shards, modalities={name: ALL[name] for name in names})
+    whole, partly, nothing = 0, 0, 0
+    for position in range(12 * NUM):
+        item = samples[position, 4]
+        own, other = Rare(face_of(item).number), Rare(other_of(item).number)
+        assert own.person != other.person
+        assert item.mismatched_identity == identity_number(f"person {other.person}") != item.identity
+        full = has(own) & set(names)
+        common = full & has(other)
+        assert held(item.mismatched) == common
+        assert held(item.condition) == (common or full), "nothing is left unconditional for the lack of another"
+        nothing += bool(full) and not common
+        whole += bool(common) and common == full
+        partly += bool(common) and common < full
+    assert whole > 0
+    assert (partly > 0) == (len(names) > 1)
+    assert (nothing > 0) == ("identity" not in names)
+
+
+def test_what_the_other_lacks_is_withheld_from_what_dropout_left(rare_shards: Path):
+    dropping = {name: modality.model_copy(update={"dropout": 0.5}) for name, modality in RARE.items()}
+    samples, whole = samples_of(rare_shards, modalities=dropping), samples_of(rare_shards, modalities=RARE)
+    without = 0
+    for position in range(12 * NUM):
+        item, full = samples[position, 4], whole[position, 4]
+        own, other = Rare(face_of(item).number), Rare(other_of(item).number)
+        assert other_of(full) == other_of(item)
+        assert bool(held(item.condition)) == bool(has(own) & set(RARE)), "never all is withheld"
+        assert held(item.mismatched) == held(item.condition) & has(other)
+        assert held(item.mismatched) in (held(item.condition), set())
+        without += bool(held(item.condition)) and not held(item.mismatched)
+    assert without > 0
+
+
 SHARES = {"caption": 0.3, "speech": 0.5, "identity": 0.2}
 DROPPING = {name: modality.model_copy(update={"dropout": SHARES[name]}) for name, modality in ALL.items()}
 
@@ -232,13 +285,14 @@ def test_classes_are_those_of_the_training_split_and_only_of_them(mixed_shards: 
         item = train[position, 4]
         assert train.identities[item.identity_class] == item.identity
         assert item.condition["identity"].tolist() == [item.identity_class]
+    alone = samples_of(mixed_shards, "validation", mismatched=frozenset())
     known = []
     for position in range(6):
-        item = validation[position, 4]
+        item, other = alone[position, 4], validation[position, 4]
         known.append(item.identity_class >= 0)
         assert item.condition["identity"].tolist() == ([item.identity_class] if known[-1] else [])
         assert known[-1] == (item.identity in people)
-        assert held(item.mismatched) <= held(item.condition), "the other's identity may have no class"
+        assert not len(other.mismatched["identity"]), "the other's identity has no class, or one's own has none"
     assert sum(known) == 1, "that one is in both splits"
     nobody = samples_of(mixed_shards, modalities={"caption": Lstm()})
     assert nobody.identities == [] and nobody[0, 4].identity_class == -1
@@ -257,6 +311,25 @@ def test_examples_have_all_that_is_wanted_and_a_label_each(mixed_shards: Path):
         if "speech" in modalities:
             assert f"voice of face-{first.number}" in examples[0].label
             assert np.array_equal(examples[0].condition["speech"], first.voice[:400]), "from its beginning"
+
+
+def test_examples_look_at_a_bounded_number_of_samples(rare_shards: Path, monkeypatch: pytest.MonkeyPatch):
+    samples = samples_of(rare_shards, modalities={"speech": ALL["speech"]})
+    read: list[Place] = []
+    members = samples.shards.members
+
+    def counted(place: Place, names) -> dict[str, bytes]:
+        read.append(place)
+        return members(place, names)
+
+    monkeypatch.setattr(samples.shards, "members", counted)
+    for limit, labels in ((20, ["voice of face-0"]), (21, ["voice of face-0", "voice of face-20"])):
+        monkeypatch.setattr("t2f_dist.data.dataset.MAX_LOOKED_AT", limit)
+        read.clear()
+        assert [example.label for example in samples.examples(9)] == labels
+        assert len(read) == len(set(read)) == limit, "each once"
+    read.clear()
+    assert len(samples.examples(1)) == len(read) == 1, "no more than needed"
 
 
 def test_captions_flips_and_noise_vary_from_epoch_to_epoch(portrait_shards: Path):

@@ -23,11 +23,12 @@ Joined = dict[str, torch.Tensor]
 
 
 def settings(kind: str, shards: Path, *overrides: str) -> Config:
-    """The small configuration of that name, with a flip and candidates in windows of two shards."""
+    """The small configuration of that name, with a flip, in windows of two shards; of captions, the nearest of three."""
     recipe = "both" if kind == "stored" else kind
     plain = config(recipe, shards, Path("nowhere"), "data.flip=true", "data.shuffle_window_shards=2", *overrides)
     mapping = plain.model_dump(mode="json") | (STORED if kind == "stored" else {})
-    return resolve(Config, override(mapping, ["data.mismatch_candidates=3"]))
+    candidates = 3 if mapping["condition"]["caption"] else 1
+    return resolve(Config, override(mapping, [f"data.mismatch_candidates={candidates}"]))
 
 
 def stream(
