@@ -83,10 +83,10 @@ def _lost_the_others(error: RuntimeError) -> bool:
 
 
 def _describe(config: Config) -> str:
-    from t2f_dist.training.plan import table
+    from t2f_dist.training.plan import describe
 
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    return f"world size {world_size}\n\n{dump(config)}\n{table(config, world_size)}"
+    return f"world size {world_size}\n\n{dump(config)}\n{describe(config, world_size)}"
 
 
 if __name__ == "__main__":

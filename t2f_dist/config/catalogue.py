@@ -29,6 +29,8 @@ def catalogue(folder: Path) -> list[Entry]:
 
     Raises FileNotFoundError where there is none, ValueError for one that is no configuration.
     """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no such folder: {folder}; name `configs` of a clone of t2f-dist, or your own")
     paths = sorted(folder.glob("*.yaml"))
     if not paths:
         raise FileNotFoundError(
@@ -42,11 +44,15 @@ def _entry(path: Path) -> Entry:
     return Entry(
         path,
         _title(path.read_text(encoding="utf-8")),
-        " + ".join(config.condition.modalities) or "none",
+        " + ".join(_said(name, section.kind) for name, section in config.condition.modalities.items()) or "none",
         config.generator.kind,
         config.stages[-1].resolution,
         config.total_images,
     )
+
+
+def _said(name: str, kind: str) -> str:
+    return f"{name} ({kind})" if kind == "stored" else name
 
 
 def _title(text: str) -> str:

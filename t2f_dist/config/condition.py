@@ -13,6 +13,7 @@ MODALITIES = ("caption", "speech", "identity")  # in the order in which their em
 
 
 class Modality(Section):
+    kind: str
     dropout: Fraction = 0.0  # withheld from this share of the samples in training, so that it may be missing later
     learning_rate_factor: PositiveFloat = 1.0  # of optimizer.condition's, for this encoder
 

@@ -107,10 +107,13 @@ class Samples(Dataset[Item]):
             self.vocabulary = Vocabulary.from_json(self.manifest.read_vocabulary(self.folder))
             self.captions = Captions(self.vocabulary, wanted.max_words)
         self.identities: list[int] = []  # in the order of their classes
+        self.identity_names: list[str] = []  # where they are a condition
         if wanted.identities or "identity" in wanted.modalities:
             other = train_split not in (None, split)
             numbered = Shards(self.folder, train_split) if other and train_split else self.shards
             self.identities = numbered.identities().tolist()
+            if "identity" in wanted.modalities:
+                self.identity_names = numbered.names(self.identities)
         self._classes = {identity: number for number, identity in enumerate(self.identities)}
         # In the order of the tar, so that one read spans them.
         self._names = ["image"]
@@ -308,7 +311,7 @@ class Samples(Dataset[Item]):
     def _label(self, place: Place, condition: Condition) -> str:
         voice = f"voice of {self.shards.key(place)}" if "speech" in condition else ""
         if self.caption is None:
-            return voice or f"identity of {self.shards.key(place)}"
+            return voice or self.identity_names[int(condition["identity"][0])]
         texts = shard_format.captions(self.shards.members(place, ["captions"])["captions"])
         return f"{texts[0]} ({voice})" if voice else texts[0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,6 +74,16 @@ class Shards:
         return np.unique(
             np.concatenate([shard_format.open_index(self.folder, shard)["identity"] for shard in self.listed])
         )
+
+    def names(self, identities: Sequence[int]) -> list[str]:
+        """Identities as the corpus writes them, from the first sample of each."""
+        found: dict[int, str] = {}
+        for number in range(len(self.listed)):
+            for row, identity in enumerate(self[number].identities):
+                if identity not in found:
+                    meta = json.loads(self.members(Place(number, row), ["meta"])["meta"])
+                    found[identity] = str(meta["identity"])
+        return [found[identity] for identity in identities]
 
     def close(self) -> None:
         """Close the tars that this process has open."""

@@ -193,14 +193,16 @@ class Identities(Modality):
                 f"the snapshot lists {len(listed):,} identities, its encoder has {snapshot.facts.num_identities:,}"
             )
         self.classes = {identity: place for place, identity in enumerate(listed)}
+        self.names = snapshot.corpus.identity_names
         self.absent = np.zeros(0, np.int64)
 
     def asked(self, text: str) -> np.ndarray:
         number = identity_number(text)
         if number not in self.classes:
+            some = ", ".join(self.names[:10]) + (", ..." if len(self.names) > 10 else "")
             raise ValueError(
                 f"identity {text!r} is none of the {len(self.classes):,} that the snapshot was trained with: give one"
-                " as the corpus writes it"
+                f" as the corpus writes it, such as {some}"
             )
         return np.array([self.classes[number]], np.int64)
 

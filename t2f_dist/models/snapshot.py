@@ -35,6 +35,7 @@ class Corpus:
     vocabulary: str = ""  # vocabulary.json; empty where no caption is read word by word
     embedding: dict[str, Any] | None = None  # of what the stored caption embeddings are, as in the manifest
     identities: tuple[int, ...] = ()  # in the order of their classes, as in the index
+    identity_names: tuple[str, ...] = ()  # where they are a condition
 
 
 @dataclass(frozen=True)
@@ -196,4 +197,5 @@ def load(path: str | Path) -> Snapshot:
 def _corpus(content: dict[str, Any]) -> Corpus:
     identities = tuple(int(identity) for identity in content["identities"])
     embedding = None if content["embedding"] is None else dict(content["embedding"])
-    return Corpus(str(content["vocabulary"]), embedding, identities)
+    names = tuple(str(name) for name in content["identity_names"])
+    return Corpus(str(content["vocabulary"]), embedding, identities, names)

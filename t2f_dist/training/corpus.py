@@ -25,4 +25,5 @@ def corpus(samples: Samples) -> Corpus:
         vocabulary=samples.vocabulary.to_json() if samples.vocabulary else "",
         embedding=embedding.model_dump(mode="json") if embedding else None,
         identities=tuple(samples.identities),
+        identity_names=tuple(samples.identity_names),
     )

@@ -58,8 +58,7 @@ def _train(config: Config, ranks: Ranks, folder: RunFolder, agreement: Agreement
     ranks.check_same(samples.manifest.fingerprint, "shards")
     gan = Gan(config, facts(samples), ranks.device, ranks.world_size)
     images_seen = saved_at = first_images = resume(folder.path, gan, config, samples.manifest.fingerprint, ranks)
-    if not images_seen:
-        warm_start(gan, config, corpus(samples))
+    begun_with = [] if images_seen else warm_start(gan, config, corpus(samples))
     if images_seen >= growth.total_images:
         return _already_finished(folder, images_seen, ranks)
     log = Log(folder.path, config, images_seen) if ranks.is_main else None
@@ -68,6 +67,8 @@ def _train(config: Config, ranks: Ranks, folder: RunFolder, agreement: Agreement
     if log:
         folder.begin()
         log.say(f"{'resuming at' if images_seen else 'starting at'} {images_seen:,} images, in {folder.path}")
+        for line in begun_with:
+            log.say(line)
     meter = Meter(ranks)
     steps = growth.steps(images_seen)
     on_gpu = ranks.device.type == "cuda"

@@ -19,6 +19,8 @@ class Pictures:
 
     def __init__(self, config: Config, samples: Samples):
         self.config = config
+        # Without noise all faces of a condition are the same.
+        self.columns = config.log.grid_images if config.generator.z_size or config.noise_size else 1
         self.inputs = {}
         self.labels = ["no condition"]
         if not config.condition.modalities:
@@ -29,14 +31,13 @@ class Pictures:
         source.close()
         found = found or samples.examples(config.log.grid_rows)
         self.labels = [example.label for example in found]
-        columns = config.log.grid_images
         if found:
-            self.inputs = collate_condition([example.condition for example in found for _ in range(columns)])
+            self.inputs = collate_condition([example.condition for example in found for _ in range(self.columns)])
 
     def draw(self, gan: Gan, phase: Phase) -> Image.Image | None:
         """The moving average's faces; None where no sample has the whole condition."""
         if not self.labels:
             return None
-        noise = list(range(self.config.log.grid_images)) * len(self.labels)
+        noise = list(range(self.columns)) * len(self.labels)
         images = draw(gan.generator_ema, self.config, self.inputs, noise, phase.resolution, phase.alpha)
         return grid(images, self.labels)

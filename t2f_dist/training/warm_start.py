@@ -18,24 +18,46 @@ from t2f_dist.training.gan import Gan
 PREFIX = "networks.discriminator."
 
 
-def warm_start(gan: Gan, config: Config, corpus: Corpus) -> None:
+def warm_start(gan: Gan, config: Config, corpus: Corpus) -> list[str]:
     """Fill the networks that `config.warm_start` names. All ranks call; each reads the files itself.
 
-    corpus: of the shards that are trained on.
+    corpus: of the shards that are trained on. Returns a line for each network, which says where it comes from. The
+    discriminator comes without the encoders and heads that it learnt with.
     Raises ValueError where there are no such weights, or they are damaged, of other shapes or of another corpus.
     """
+    lines = []
     if config.warm_start.generator is not None:
         what = f"warm_start.generator {config.warm_start.generator}"
         try:
             given = snapshot.load(config.warm_start.generator)
         except (FileNotFoundError, ValueError) as error:
             raise ValueError(f"{what}: {error}; name a snapshot, or the folder of a run that has one") from None
+        _check_kinds(config, given, what)
         _check_corpus(gan, config, corpus, given, what)
         for network in (gan.networks.generator, gan.generator_ema):
             _fill(network, given.generator.state_dict(), what)
+        lines.append(f"generator from {config.warm_start.generator}, at {given.images_seen:,} images")
     if config.warm_start.discriminator is not None:
         weights = _discriminator(Path(config.warm_start.discriminator))
         _fill(gan.networks.discriminator, weights, f"warm_start.discriminator {config.warm_start.discriminator}")
+        lines.append(f"discriminator from {config.warm_start.discriminator}")
+    return lines
+
+
+def _check_kinds(config: Config, given: snapshot.Snapshot, what: str) -> None:
+    """Raise ValueError where the networks are of other kinds, before their weights are compared one by one."""
+
+    def kinds(of: Config) -> dict[str, object]:
+        modalities = {f"condition.{name}": section.kind for name, section in of.condition.modalities.items()}
+        return {"generator.kind": of.generator.kind, "conditioning.kind": of.conditioning.kind, **modalities}
+
+    ours, theirs = kinds(config), kinds(given.config)
+    for key in [*ours, *theirs]:
+        if ours.get(key) != theirs.get(key):
+            raise ValueError(
+                f"{what} is another network: {key} is {theirs.get(key, 'missing')} there and"
+                f" {ours.get(key, 'missing')} here"
+            )
 
 
 def _check_corpus(gan: Gan, config: Config, corpus: Corpus, given: snapshot.Snapshot, what: str) -> None:
