@@ -190,10 +190,38 @@ def test_a_folder_in_use_is_refused_on_every_rank_and_its_status_left_alone(
 def test_a_mistaken_command_does_not_undo_a_finished_run(portrait_shards: Path, tmp_path: Path):
     path = write(config("house", portrait_shards, tmp_path / "run"), tmp_path)
     assert run("--config", path).exit_code == 0
-    assert_refused(run("--config", path, "--set", "seed=4"), "seed was 0, now 4")
+    before = status.read(tmp_path / "run")
+    assert (before["outcome"], before["total_images"]) == ("finished", 128)
+    longer = ["--set", "stages.1.stable_images=1000"]
+    assert_refused(run("--config", path, "--set", "seed=4", *longer), "seed was 0, now 4")
     found = status.read(tmp_path / "run")
-    assert found["outcome"] == "finished"
-    assert "a later launch was refused" in found["reason"]
+    refused = found.pop("refused")
+    assert found == before, "nothing but the note is new"
+    assert "was trained with another configuration" in refused
+    assert len(refused) <= 200 and "\n" not in refused
+    assert run("--config", path).exit_code == 0
+    assert "refused" not in status.read(tmp_path / "run"), "the right command again leaves no note"
+
+
+def test_a_launch_that_fails_before_the_folder_is_held_leaves_a_finished_run(
+    settings: Config, tmp_path: Path, monkeypatch
+):
+    (tmp_path / "run").mkdir()
+    status.write(tmp_path / "run", "finished", "all images shown", images_seen=128)
+    content = (tmp_path / "run/status.json").read_text().replace(status.now()[:4], "2020", 1)
+    (tmp_path / "run/status.json").write_text(content)
+    before = status.read(tmp_path / "run")
+
+    def alone(self, timeout_seconds):
+        raise ValueError("the launcher started 2 ranks, but rank 0 sees 1" + " and says so" * 30)
+
+    monkeypatch.setattr("t2f_dist.training.ranks.Ranks.__init__", alone)
+    assert_refused(run("--config", write(settings, tmp_path)), "the launcher started 2 ranks")
+    found = status.read(tmp_path / "run")
+    refused = found.pop("refused")
+    assert found == before
+    assert "the launcher started 2 ranks" in refused
+    assert len(refused) == 200
 
 
 def test_ranks_that_are_alone_replace_an_older_outcome(settings: Config, tmp_path: Path, monkeypatch):

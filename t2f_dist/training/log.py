@@ -56,12 +56,14 @@ class Log:
         loss = sum(means.get(f"discriminator/{name}", 0.0) for name in ("real", "fake", "mismatched"))
         left = max(0, self.total_images - images_seen)
         rate = (images_seen - self._first_images) / max(1e-9, time.perf_counter() - self._started)
+        adversarial = means.get("generator/adversarial")  # None where the generator has had no turn
+        generator = f"{'-':^6}" if adversarial is None else f"{adversarial:6.3f}"
         slow = f"  slowest rank {report.straggler}" if report.straggler is not None else ""
         fading = f" fading in {phase.alpha:4.0%}" if phase.fading else ""
         total = f"{self.total_images:,}"
         return (
             f"{images_seen:>{len(total)},}/{total} images  {phase.resolution:>4} px{fading:15}"
-            f"  D {loss:6.3f}  G {means.get('generator/adversarial', 0.0):6.3f}"
+            f"  D {loss:6.3f}  G {generator}"
             f"  {report.images_per_second:6.0f} img/s  data wait {report.data_wait_share:4.1%}"
             f"  eta {_clock(left / max(rate, 1e-9))}{slow}"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,10 @@ def resume(run: Path, gan: Gan, config: Config, dataset: str, ranks: Ranks) -> i
         return 0
     path = folder / f"images-{images:012d}"
     state = checkpoint.load(path, gan)
-    differing = differences(_without_end(state.config), _without_end(config.model_dump(mode="json")))
+    before, now = state.config, config.model_dump(mode="json")
+    if len(before["stages"]) == len(now["stages"]):
+        before, now = _without_end(before), _without_end(now)
+    differing = differences(before, now)
     if differing:
         raise ValueError(
             f"{path} was trained with another configuration: {'; '.join(differing)}."
@@ -64,15 +68,31 @@ def _without_end(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def differences(before: Any, now: Any, place: str = "") -> list[str]:
-    """`key was x, now y` for each value that differs, apart from those in MAY_DIFFER."""
+    """`key was x, now y` for each value that differs, apart from those in MAY_DIFFER.
+
+    Of sections of different kinds, the kinds alone: what else they hold follows from that.
+    """
     if place in MAY_DIFFER or before == now:
         return []
     if isinstance(before, dict) and isinstance(now, dict):
+        kinds = "kind" in before and "kind" in now and before["kind"] != now["kind"]
         found = []
-        for key in sorted(before.keys() | now.keys()):
+        for key in ["kind"] if kinds else sorted(before.keys() | now.keys()):
             found += differences(before.get(key), now.get(key), f"{place}.{key}" if place else str(key))
         return found
-    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        pairs = enumerate(zip(before, now, strict=True))
-        return [line for index, (a, b) in pairs for line in differences(a, b, f"{place}.{index}")]
-    return [f"{place} was {before}, now {now}"]
+    if isinstance(before, list) and isinstance(now, list):
+        pairs = enumerate(zip(before, now, strict=False))
+        found = [line for index, (a, b) in pairs for line in differences(a, b, f"{place}.{index}")]
+        if len(before) != len(now):
+            found.append(f"{place} has {len(now)} {'entry' if len(now) == 1 else 'entries'}, was {len(before)}")
+        return found
+    return [f"{place} was {_shown(before)}, now {_shown(now)}"]
+
+
+def _shown(value: Any) -> str:
+    """As YAML writes it; of a whole section its kind at most."""
+    if isinstance(value, dict):
+        return f"{{kind: {value['kind']}, ...}}" if "kind" in value else "{...}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_shown, value))}]"
+    return value if isinstance(value, str) and value else json.dumps(value)

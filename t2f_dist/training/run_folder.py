@@ -30,34 +30,34 @@ class RunFolder:
         self.path = Path(config.run)
         self.config = config
         self._lock: IO[str] | None = _locked(self.path) if ranks.is_main else None
-        finished = status.read(self.path).get("outcome") == "finished"
-        if self._lock:
-            status.write(self.path, "running", STARTING, total_images=config.total_images)
-        held = ranks.broadcast(2 if self._lock and finished else int(self._lock is not None))
-        self._was_finished = held == 2
-        if not held:
+        self._before = status.read(self.path)  # of every rank: a finished run is as it was until training goes on
+        if self._lock and not self._was_finished:
+            status.write(self.path, "running", STARTING)
+        if not ranks.broadcast(int(self._lock is not None)):
             raise ValueError(
                 f"{self.path} is in use by another run: wait for it, or name another folder with --run (if you meant"
                 " several ranks, they do not see each other: start them with accelerate launch --config_file"
                 " launch/....yaml)"
             )
 
+    @property
+    def _was_finished(self) -> bool:
+        return self._before.get("outcome") == "finished"
+
     def fail(self, error: BaseException) -> None:
         """Write down why the run ends, unless another rank was first: it knows the cause, this one maybe the effect."""
         text = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
         reason = " ".join(text.split())
         known = status.read(self.path)
-        if known.get("outcome") != "running":
-            return
-        if self._was_finished and known.get("reason") == STARTING:  # refused before it touched anything
-            status.write(self.path, "finished", f"all images shown; a later launch was refused: {reason}")
-        else:
+        if known.get("outcome") == "running":
             status.write(self.path, "failed", reason)
+        elif self._was_finished and known == self._before:  # refused before it touched anything
+            status.note_refusal(self.path, reason)
 
     def begin(self) -> None:
         """Training starts or goes on: what the folder holds is from now on of this configuration. Main rank."""
         _replace(self.path / "config.yaml", dump(self.config))
-        status.write(self.path, "running", "training")
+        status.write(self.path, "running", "training", total_images=self.config.total_images)
 
     def release(self) -> None:
         if self._lock:
@@ -83,14 +83,21 @@ def note_failure(config: Config, error: Exception, started: str) -> None:
     """Write down a failure of a launch that began at `started` (as status.json writes times) before it held the folder.
 
     Nothing is written where the launch has written a status itself, where another run holds the folder, or where there
-    is no folder.
+    is no folder. A finished run stays one, with a note.
     """
     path = Path(config.run)
-    if not path.is_dir() or status.read(path).get("updated", "") >= started:
+    if not path.is_dir():
+        return
+    known = status.read(path)
+    if max(known.get("updated", ""), known.get("refused", "")) >= started:
         return
     lock = _locked(path)
     if lock:
-        status.write(path, "failed", " ".join(str(error).split()))
+        reason = " ".join(str(error).split())
+        if known.get("outcome") == "finished":
+            status.note_refusal(path, reason)
+        else:
+            status.write(path, "failed", reason)
         lock.close()
 
 

@@ -11,6 +11,8 @@ from typing import Any, Literal
 # running: also what a killed run leaves behind. preempted and a killed run go on when started again.
 Outcome = Literal["running", "finished", "preempted", "failed"]
 
+LINE = 200  # characters of a refusal, at most
+
 
 def now() -> str:
     """The time as status.json writes it: later times sort after earlier ones."""
@@ -27,8 +29,19 @@ def read(run: Path) -> dict[str, Any]:
 
 
 def write(run: Path, outcome: Outcome, reason: str, **figures: Any) -> None:
-    """Replace status.json, whole or not at all. `figures` are kept until they are given anew."""
+    """Replace status.json, whole or not at all. `figures` are kept until they are given anew; a refusal is not."""
     content = read(run) | figures | {"outcome": outcome, "reason": reason, "updated": now()}
+    content.pop("refused", None)
+    _replace(run, content)
+
+
+def note_refusal(run: Path, reason: str) -> None:
+    """Write down, beside a status that stands as it is, when and why a later launch was refused: one short line."""
+    line = " ".join(f"{now()} {reason}".split())
+    _replace(run, read(run) | {"refused": line if len(line) <= LINE else f"{line[: LINE - 3]}..."})
+
+
+def _replace(run: Path, content: dict[str, Any]) -> None:
     temporary = run / f".status.{os.getpid()}.tmp"
     temporary.write_text(json.dumps(content, indent=1) + "\n")
     os.replace(temporary, run / "status.json")

@@ -3,6 +3,7 @@
 import json
 import struct
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,15 @@ def test_a_line_on_the_console_and_in_the_file(tmp_path: Path, capsys: pytest.Ca
     assert (fading["reals/training"], fading["reals/held_out"]) == (0.75, -0.25)
     assert not any(name.startswith("reals/") for name in stable)
     assert not (tmp_path / "wandb").exists(), "disabled is disabled"
+
+
+def test_without_a_turn_of_the_generator_its_loss_is_a_dash(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    log = Log(tmp_path, settings(tmp_path), 0)
+    log.write(40, STABLE, replace(report(0.25), means={"discriminator/real": 0.25}), {})
+    log.write(72, STABLE, report(0.5), {})
+    first, second = capsys.readouterr().out.splitlines()
+    assert "D  0.250  G   -  " in first
+    assert first.index("img/s") == second.index("img/s")
 
 
 def test_a_resumed_run_forgets_what_it_will_write_again(tmp_path: Path):

@@ -100,4 +100,5 @@ def test_another_configuration_does_not_go_on_from_a_run(portrait_shards, tmp_pa
         train(other, Ranks(60))
     found = status.read(tmp_path / "run")
     assert found["outcome"] == "finished", "a mistaken command does not undo a finished run"
-    assert "a later launch was refused" in found["reason"]
+    assert found["reason"] == "all images shown"
+    assert "was trained with another configuration" in found["refused"]
