@@ -180,6 +180,8 @@ class ShardRecipe(Section):
             raise ValueError("the layout wav2pix has no captions; leave captions out, or use the layout folder")
         if self.layout in ("cub", "celeba") and self.captions is None:
             raise ValueError(f"the layout {self.layout} needs captions")
+        if self.embed is not None and self.captions is None:
+            raise ValueError("--embed needs captions, which it embeds: give captions too, or leave embed out")
         if self.embed is not None and self.cub.embeddings is not None:
             raise ValueError("embed and cub.embeddings exclude each other: one embedding a caption")
         return self

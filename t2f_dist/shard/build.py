@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import re
 import signal
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -66,7 +67,7 @@ def build(recipe: ShardRecipe, workers: int, overwrite: bool = False, progress: 
     out = Path(recipe.out)
     _check_free(out, overwrite)
     corpus = plan(recipe)
-    embedder, encoder = _embedder(corpus, recipe)
+    embedder, encoder = _embedder(corpus, recipe, progress)
     _clean(out)
     tasks = list(_tasks(corpus, recipe.samples_per_shard))
     outcomes = _run(tasks, recipe, embedder, encoder, min(workers, len(tasks)), progress)
@@ -97,10 +98,12 @@ def build(recipe: ShardRecipe, workers: int, overwrite: bool = False, progress: 
     return manifest
 
 
-def _embedder(corpus: Plan, recipe: ShardRecipe) -> tuple[Embedder | None, SentenceEncoder | None]:
+def _embedder(corpus: Plan, recipe: ShardRecipe, progress: bool) -> tuple[Embedder | None, SentenceEncoder | None]:
     """Whose embeddings the shards get, and the encoder of this process. Those of a model win over the corpus's own."""
     if recipe.embed is None:
         return Embedder.of_corpus(entry for entries in corpus.splits.values() for entry in entries), None
+    if progress:
+        print(f"loading {recipe.embed}", file=sys.stderr, flush=True)  # for some seconds
     encoder = SentenceEncoder(recipe.embed)
     return Embedder.of_model(encoder), encoder
 

@@ -142,7 +142,10 @@ class Manifest(Record):
         directory = Path(directory)
         path = directory / MANIFEST
         if not directory.is_dir():
-            raise FileNotFoundError(f"no such directory of shards: {directory}; build it with t2f-dist shard")
+            raise FileNotFoundError(
+                f"no such directory of shards: {directory}; build it with t2f-dist shard (the configuration's header"
+                " says how)"
+            )
         if not path.is_file():
             raise FileNotFoundError(
                 f"{path} is missing: not a directory of shards, or a build that did not finish; "

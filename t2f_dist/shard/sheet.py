@@ -91,13 +91,13 @@ def table(directory: str | Path) -> str:
         lines.append(f"{kind:<11}{total.found:>9}{total.stored:>9}{total.rejected:>9}{total.unmatched:>10}")
     lines += [
         "",
-        f"{'split':<11}{'samples':>9}{'people':>9}{'shards':>8}{'MB':>9}  {'captions/image':>16}{'words/caption':>16}"
-        f"{'voices':>9}{'seconds/voice':>18}",
+        f"{'split':<11}{'samples':>9}{'identities':>12}{'shards':>8}{'MB':>9}  {'captions/image':>16}"
+        f"{'words/caption':>16}{'voices':>9}{'seconds/voice':>18}",
     ]
     for split in shard_format.SPLITS:
         found = count(directory, split)
         lines.append(
-            f"{split:<11}{found.samples:>9}{found.identities:>9}{found.shards:>8}{found.bytes / 1e6:>9.1f}  "
+            f"{split:<11}{found.samples:>9}{found.identities:>12}{found.shards:>8}{found.bytes / 1e6:>9.1f}  "
             f"{_spread(found.captions, '.0f'):>16}{_spread(found.words, '.0f'):>16}{len(found.seconds):>9}"
             f"{_spread(found.seconds, '.1f'):>18}"
         )

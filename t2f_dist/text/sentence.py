@@ -39,7 +39,7 @@ class SentenceEncoder:
 
     def __init__(self, folder: str | Path, sha256: str | None = None):
         self.folder = Path(folder)
-        _check(self.folder)
+        check(self.folder)
         self.name = self.folder.resolve().name
         self.sha256 = fingerprint(self.folder)
         if sha256 not in (None, self.sha256):
@@ -48,7 +48,10 @@ class SentenceEncoder:
                 f"its sha256 is {self.sha256[:12]}..., not {sha256[:12]}...; use that one, or build the shards again"
             )
         if importlib.util.find_spec("sentence_transformers") is None:
-            raise ValueError("a sentence encoder needs sentence-transformers: pip install t2f-dist[embed]")
+            raise ValueError(
+                "a sentence encoder needs sentence-transformers: `make install` brings it; else"
+                " `pip install -e '.[embed]'` in a clone"
+            )
         self._model = _load(self.folder)
         self.size = self.encode(["a face"]).shape[1]
 
@@ -95,8 +98,11 @@ def fingerprint(folder: str | Path) -> str:
     return hashlib.sha256(b"".join(lines[name] for name in sorted(lines))).hexdigest()
 
 
-def _check(folder: Path) -> None:
-    """That it is a model of the library which loads without its own code and without a pickle."""
+def check(folder: Path) -> None:
+    """That it is a model of the library which loads without its own code and without a pickle.
+
+    Raises FileNotFoundError, ValueError, as SentenceEncoder does.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder of a sentence encoder: {folder}")
     path = folder / _MODULES

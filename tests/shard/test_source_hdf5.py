@@ -11,7 +11,7 @@ from t2f_dist.config.recipe import ShardRecipe
 from t2f_dist.shard.build import build
 from tests.shard.raw import encoded, planned, reasons
 
-h5py = pytest.importorskip("h5py", reason="h5py is not installed: pip install 't2f-dist[hdf5]'")
+h5py = pytest.importorskip("h5py", reason="h5py is not installed: make install")
 
 SIZE = 8
 CAPTIONS = 3
@@ -257,4 +257,6 @@ def test_without_h5py_the_line_says_what_to_install(path: Path):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.rstrip().endswith("reading HDF5 needs h5py: pip install 't2f-dist[hdf5]'")
+    assert done.stderr.rstrip().endswith(
+        "needs h5py: `make install` brings it; else `pip install -e '.[hdf5]'` in a clone"
+    )

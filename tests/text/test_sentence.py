@@ -150,7 +150,7 @@ def test_damaged_or_missing_weights_are_one_line(copy: Path):
 
 def test_without_the_library(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(ValueError, match=r"pip install t2f-dist\[embed\]"):
+    with pytest.raises(ValueError, match=r"`pip install -e '\.\[embed\]'` in a clone"):
         SentenceEncoder(folder)
 
 

@@ -38,7 +38,9 @@ def opened(path: str | Path) -> Iterator[Any]:
     try:
         import h5py  # here, since only these layouts need it
     except ImportError:
-        raise ValueError(f"{path}: reading HDF5 needs h5py: pip install 't2f-dist[hdf5]'") from None
+        raise ValueError(
+            f"{path}: reading HDF5 needs h5py: `make install` brings it; else `pip install -e '.[hdf5]'` in a clone"
+        ) from None
     try:
         with h5py.File(path, "r") as file:
             yield file
