@@ -89,7 +89,7 @@ def test_another_shape_names_what_differs(portrait_shards, tmp_path, runs):
         parts = (f"warm_start.{side} {runs / 'house'} is of another shape", shapes, "give the networks")
         refused(config("house", portrait_shards, tmp_path, *wider, source), *parts)
     other = config("house", portrait_shards, tmp_path, f"warm_start.generator={runs / 'wav2pix'}")
-    refused(other, "is of another shape", "missing there")
+    refused(other, "is another network", "generator.kind is dcgan there and progan here")
 
 
 def given(settings: Config, to: Path, **changes) -> Path:
