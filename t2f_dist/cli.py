@@ -61,9 +61,21 @@ def demo(out: Path, num: int, resolution: int, seed: int, workers: int | None, v
     t2f-dist demo --out data/portraits
     t2f-dist shard shards/recipes/portraits.yaml --out shards/portraits
     """
-    from t2f_dist.portraits.corpus import write_corpus
+    import shlex
 
-    write_corpus(out, num, resolution, seed, _cores(workers), voices=voices, overwrite=overwrite)
+    from t2f_dist.portraits.corpus import CAPTIONS_EACH, write_corpus
+
+    drawn = write_corpus(out, num, resolution, seed, _cores(workers), voices=voices, overwrite=overwrite)
+    spoken = " and speech.csv with a voice each" if voices else ""
+    click.echo(
+        f"{out}: {_counted(num, 'portrait')} of {resolution} pixels{'' if drawn else ', there already'}: faces/,"
+        f" captions.jsonl with {CAPTIONS_EACH} captions each{spoken}"
+    )
+    command = ["t2f-dist", "shard", "--faces", f"{out}/faces", "--captions", f"{out}/captions.jsonl"]
+    command += ["--speech", f"{out}/speech.csv"] if voices else []
+    size = 1 << resolution.bit_length() - 1  # the power of two that is not above it
+    command += ["--identity", "column", "--format", "png", "--resolution", f"{size}"]
+    click.echo(f"next: {shlex.join([*command, '--out', f'shards/{out.resolve().name}'])}")
 
 
 @main.command(short_help="Turn faces, captions and voices into shards.")
@@ -220,7 +232,13 @@ def configs(folder: Path) -> None:
 @click.option("--caption", "texts", multiple=True, metavar="TEXT", help="What the face is like; repeatable.")
 @click.option("--captions", "file", type=click.Path(path_type=Path), help="File of captions, one a line.")
 @click.option("--voice", "voices", multiple=True, metavar="FILE", help="Who speaks (wav, flac, ogg, mp3); repeatable.")
-@click.option("--voices", "voice_folder", metavar="DIR", type=click.Path(path_type=Path), help="Folder of voices.")
+@click.option(
+    "--voices",
+    "voice_folder",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Folder of voices, with any folders in it.",
+)
 @click.option("--identity", "identities", multiple=True, metavar="NAME", help="Who it is; repeatable.")
 @click.option("--embed", metavar="DIR", type=click.Path(path_type=Path), help="Model that embedded the captions.")
 @click.option("--shards", metavar="DIR", type=click.Path(path_type=Path), help="Draw for samples in shards instead.")
@@ -264,23 +282,27 @@ def sample(
     as_folder = out.endswith("/") or Path(out).is_dir()
     if not as_folder:
         check_suffix(Path(out))
+    found = find_voices(voice_folder) if voice_folder else {}
     wanted = {
         "caption": [*texts, *(read_captions(file) if file else ())],
-        "speech": [*voices, *(find_voices(voice_folder) if voice_folder else ())],
+        "speech": [*voices, *found],
         "identity": list(identities),
     }
     if shards is not None and any(wanted.values()):
         raise ValueError("--shards brings its own conditions: leave out --caption, --voice and --identity, or --shards")
     loaded = load(snapshot)
     conditions = Conditions(loaded, embed)
-    asked = conditions.asked(wanted) if shards is None else conditions.of_shards(shards, split, rows)
+    if embed is not None and wanted["caption"]:
+        click.echo(f"loading {embed}", err=True)  # for some seconds
+    asked = conditions.asked(wanted, found) if shards is None else conditions.of_shards(shards, split, rows)
     faces, note = faces_a_row(loaded, asked, num)
     for line in (*asked.notes, *([note] if note else [])):
         click.echo(line, err=True)
     images = draw(loaded, conditions, asked, faces, seed)
     paths = save(images, asked, Path(out), as_folder)
     shown = str(paths[0]) if len(paths) == 1 else f"{len(paths)} pictures in {Path(out)}"
-    click.echo(f"{shown}: {len(images)} faces of {loaded.resolution} pixels, at {loaded.images_seen:,} images")
+    faces_drawn = _counted(len(images), "face")
+    click.echo(f"{shown}: {faces_drawn} of {loaded.resolution} pixels, at {loaded.images_seen:,} images")
 
 
 @main.command(short_help="Measure how well faces match captions and voices.")
@@ -324,6 +346,10 @@ def evaluate(snapshot: Path, by: str, shards: Path | None, split: str, num: int,
         content = {"images_seen": loaded.images_seen, "resolution": loaded.resolution, "split": split, "seed": seed}
         tables = {way: table.to_dict() for way, table in found.items()}
         out.write_text(json.dumps(content | {"by": tables}, indent=1) + "\n")
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _cores(workers: int | None) -> int:

@@ -1,6 +1,7 @@
 """The command line: help at once, one line for an error."""
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -112,6 +113,24 @@ def test_bad_input_is_one_line(arguments: list[str], message: str, tmp_path: Pat
     monkeypatch.chdir(tmp_path)
     assert_one_line(run(*arguments), message)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("voices", ["--voices", "--no-voices"])
+def test_demo_ends_with_what_is_there_and_a_command_that_shards_it(voices: str, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    draw = ["demo", "--out", "my data/portraits", "--num", 30, "--resolution", 24, "--workers", 1, voices]
+    for there in ("", ", there already"):
+        result = run(*draw)
+        assert result.exit_code == 0, result.output
+        said, following = result.stdout.splitlines()
+        assert said.startswith(f"my data/portraits: 30 portraits of 24 pixels{there}: faces/, captions.jsonl with 5")
+        assert ("speech.csv" in said) == (voices == "--voices")
+    result = run(*shlex.split(following)[2:], "--workers", 1)
+    assert result.exit_code == 0, result.output
+    manifest = Manifest.load("shards/portraits")
+    assert (manifest.image_resolution, manifest.totals["captions"].stored) == (16, 150)
+    assert ("voices" in manifest.totals) == (voices == "--voices")
+    assert_one_line(run(*draw, "--seed", 3), "choose another folder, or replace it with --overwrite")
 
 
 def test_traceback_on_request():

@@ -17,6 +17,7 @@ from t2f_dist.evaluation.held import Held, read
 from t2f_dist.evaluation.modalities import READERS, Modality
 from t2f_dist.models.snapshot import Snapshot
 from t2f_dist.shard.format import DamagedSample
+from t2f_dist.text.sentence import check
 
 NOUNS = {"caption": "a caption", "speech": "a voice", "identity": "an identity"}
 FLAGS = {
@@ -53,13 +54,16 @@ class Conditions:
         snapshot: whose generator is asked.
         model: folder of the sentence encoder for new captions, where the snapshot reads captions by one.
 
-    Raises ValueError where the snapshot does not hold what its conditions are read with, or a model has no use.
+    Raises ValueError where the snapshot does not hold what its conditions are read with, or a model has no use or is
+    none; FileNotFoundError where its folder is missing.
     """
 
     def __init__(self, snapshot: Snapshot, model: Path | None = None):
         self.sections = snapshot.config.condition.modalities
         if model is not None and not isinstance(self.sections.get("caption"), Stored):
             raise ValueError(f"--embed {model}: this snapshot reads no caption by a sentence encoder; leave it out")
+        if model is not None:
+            check(model)  # before its files are read to be compared
         self.modalities: dict[str, Modality] = {
             name: READERS[type(section)](snapshot, section, model) for name, section in self.sections.items()
         }
@@ -85,9 +89,10 @@ class Conditions:
                 f" give {FLAGS[name]}, or train with a dropout above 0"
             )
 
-    def asked(self, texts: Mapping[str, Sequence[str]]) -> Asked:
+    def asked(self, texts: Mapping[str, Sequence[str]], names: Mapping[str, str] | None = None) -> Asked:
         """By modality, what a person gives: captions, paths of voices, names of identities.
 
+        names: labels for some of them, in place of those that they have by themselves.
         Voices are columns where anything else is given as well. Rows are all combinations of the rest.
 
         Raises ValueError and FileNotFoundError for what cannot be read, or cannot be asked with.
@@ -97,7 +102,8 @@ class Conditions:
         across = ["speech"] if "speech" in given and len(given) > 1 else []
         down = [name for name in given if name not in across]
         values = {name: [self.modalities[name].asked(text) for text in texts[name]] for name in given}
-        labels = {name: [self.modalities[name].label(text) for text in texts[name]] for name in given}
+        own = names or {}
+        labels = {name: [own.get(text) or self.modalities[name].label(text) for text in texts[name]] for name in given}
         conditions = product(*(values[name] for name in [*down, *across]))
         return Asked(
             rows=tuple(", ".join(parts) for parts in product(*(labels[name] for name in down))),

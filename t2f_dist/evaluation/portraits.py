@@ -20,11 +20,12 @@ from t2f_dist.models.snapshot import Snapshot
 from t2f_dist.portraits.attributes import ATTRIBUTES
 from t2f_dist.portraits.naming import named
 from t2f_dist.portraits.reader import Reader
-from t2f_dist.shard.format import DamagedSample
+from t2f_dist.shard.format import SPLITS, DamagedSample, Manifest
 
 WAYS = {"caption": ("caption",), "speech": ("speech",), "both": ("caption", "speech")}
 """A way of asking -> the modalities that are given; those of the snapshot that are not among them are missing."""
 
+ONLY = "agreement can be read from drawn portraits alone, such as `t2f-dist demo` draws"
 MIN_RESOLUTION = 16  # of the reader
 MIN_REAL = 0.8  # agreement of real portraits; drawn ones are above .97
 HIGH_PITCH_HZ = 158.0  # women of the drawn corpus speak higher, men lower
@@ -50,6 +51,7 @@ def evaluate(
     conditions = Conditions(snapshot)
     ways = _ways(conditions, by)
     needed = list(dict.fromkeys(name for way in ways for name in WAYS[way]))
+    _assert_filled(shards, split)
     source = conditions.open(shards, split, needed)
     try:
         if split != "train":
@@ -60,7 +62,7 @@ def evaluate(
         source.close()
     if not samples:
         nouns = " and ".join(NOUNS[name] for name in needed)
-        raise ValueError(f"no sample of the split {split} in {shards} has {nouns}: name another split, or --by")
+        raise ValueError(f"{ONLY}; no sample of the split {split} in {shards} has {nouns}: name another, or --by")
     names = [named(sample.caption) for sample in samples]
     reader = Reader.load()
     reals = [torch.from_numpy(decode(sample.image, resolution).copy()) for sample in samples]
@@ -136,9 +138,16 @@ def _assert_portraits(
         own, said = float((high == women).mean()), "voices"
     if not own > MIN_REAL:  # photographs; their captions may name hair and glasses too
         raise ValueError(
-            f"{shards} holds no drawn portraits (of its own pictures {own:.2f} agree with their {said}): agreement"
-            " can be read from those alone"
+            f"{ONLY}, and {shards} holds no drawn portraits (of its own pictures {own:.2f} agree with their {said}):"
+            " name a corpus of those with --shards"
         )
+
+
+def _assert_filled(shards: Path, split: str) -> None:
+    manifest = Manifest.load(shards)
+    if not manifest.num_samples(split):
+        filled = " or ".join(f"--split {name}" for name in SPLITS if manifest.num_samples(name))
+        raise ValueError(f"{ONLY}; the split {split} of {shards} is empty: name one that has samples, {filled}")
 
 
 def _assert_unseen(source: Shards) -> None:
@@ -146,4 +155,6 @@ def _assert_unseen(source: Shards) -> None:
         return
     shared = np.intersect1d(source.identities(), Shards(source.folder, "train").identities())
     if len(shared):
-        raise ValueError(f"{source.folder}: {len(shared)} identities of the split are in the training split too")
+        raise ValueError(
+            f"{ONLY}; in {source.folder}, {len(shared)} identities of the split are in the training split too"
+        )

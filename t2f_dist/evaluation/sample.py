@@ -32,14 +32,30 @@ def read_captions(path: Path) -> list[str]:
     return captions
 
 
-def find_voices(folder: Path) -> list[str]:
-    """The audio files of a folder, by name. Raises FileNotFoundError, or ValueError where there is none."""
+def find_voices(folder: Path) -> dict[str, str]:
+    """Path -> path below the folder, of all audio files below it, in the natural order of those; nothing hidden.
+
+    Raises FileNotFoundError, or ValueError where there is none.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder of voices: {folder}")
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in VOICE_SUFFIXES and path.is_file())
+    below = [path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in VOICE_SUFFIXES]
+    shown = [path for path in below if not any(part.startswith(".") for part in path.parts)]
+    found = sorted((path for path in shown if (folder / path).is_file()), key=_natural)
     if not found:
         raise ValueError(f"{folder} holds no voice: put files of {', '.join(VOICE_SUFFIXES)} there")
-    return [str(path) for path in found]
+    return {str(folder / path): path.as_posix() for path in found}
+
+
+def _natural(path: Path) -> list[list[tuple[int, int, str]]]:
+    """So that `voice 10` stands after `voice 9`: runs of digits count as numbers, folder by folder."""
+    return [
+        [
+            (0, int(digits), digits) if digits else (1, 0, text)
+            for digits, text in re.findall("([0-9]+)|([^0-9]+)", part)
+        ]
+        for part in path.parts
+    ]
 
 
 def faces_a_row(snapshot: Snapshot, asked: Asked, num: int | None) -> tuple[int, str]:

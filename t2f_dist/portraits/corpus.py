@@ -37,6 +37,7 @@ MARKER = "corpus.json"
 FORMAT = "t2f-dist portraits"
 VERSION = 1
 FOLDER = 1000  # portraits a folder
+CAPTIONS_EACH = 5
 RANGE = 50  # portraits a task of a worker
 
 _README = """A corpus of {num} portraits drawn by t2f-dist, {resolution} x {resolution} pixels, seed {seed}.
@@ -79,7 +80,7 @@ def write_corpus(
     seed: int = 0,
     workers: int = 1,
     voices: bool = True,
-    captions_each: int = 5,
+    captions_each: int = CAPTIONS_EACH,
     sample_rate_hz: int = 16000,
     overwrite: bool = False,
     progress: bool = True,
@@ -102,7 +103,8 @@ def write_corpus(
     if out.exists() and not overwrite:
         if _recognised(out, corpus):
             return False
-        raise ValueError(f"{out} holds {_described(out)}: choose another folder, or overwrite it")
+        remedy = "choose another folder" + (", or replace it with --overwrite" if (out / MARKER).is_file() else "")
+        raise ValueError(f"{out} holds {_described(out)}: {remedy}")
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file: choose another folder")
     if overwrite and out.exists() and any(out.iterdir()) and not (out / MARKER).is_file():

@@ -121,6 +121,19 @@ def test_every_kind_of_snapshot_is_asked_in_its_own_way(
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
+def test_voices_of_folders_are_labelled_by_their_paths_below(voices: list[str], tmp_path: Path):  # noqa: F811
+    for number, name in enumerate(("ann/10.wav", "ann/9.wav", "bob/9.wav")):
+        (tmp_path / "voices" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(voices[number], tmp_path / "voices" / name)
+    path = saved(tmp_path, recipe="both")
+    result = run("sample", path, "--voices", tmp_path / "voices", "--num", 1, "--out", f"{tmp_path}/faces/")
+    assert result.exit_code == 0, result.stderr
+    names = ["000-ann-9-wav-000.png", "001-ann-10-wav-000.png", "002-bob-9-wav-000.png"]
+    assert sorted(item.name for item in (tmp_path / "faces").iterdir()) == names
+    result = run("sample", path, "--voice", voices[0], "--num", 1, "--out", tmp_path / "g.png")
+    assert result.stdout == f"{tmp_path}/g.png: 1 face of 8 pixels, at 72 images\n"
+
+
 def test_samples_of_shards_as_conditions(portrait_shards: Path, tmp_path: Path):
     path = saved(tmp_path, recipe="both")
     arguments = ["--shards", portrait_shards, "--split", "train", "--rows", 3, "--num", 2]

@@ -188,7 +188,9 @@ def test_another_sentence_encoder_is_refused_by_name(tmp_path: Path):
     with pytest.raises(ValueError, match=r"other is not the model that embedded .* of small-model 000000000000\.\.\."):
         Conditions(snapshot, tmp_path / "other").asked({"caption": TEXTS})
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        Conditions(snapshot, tmp_path / "nowhere").asked({"caption": TEXTS})
+        Conditions(snapshot, tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="is no sentence-transformers model"):
+        Conditions(snapshot, tmp_path)
     with pytest.raises(ValueError, match="reads no caption by a sentence encoder; leave it out"):
         Conditions(untrained(), tmp_path / "other")
 

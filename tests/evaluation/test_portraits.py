@@ -178,7 +178,8 @@ def test_photographs_are_refused_even_where_their_captions_name_hair(faces: Snap
     )  # fmt: skip
     build_shards(recipe, workers=1, progress=False)
     with pytest.raises(
-        ValueError, match=r"holds no drawn portraits \(of its own pictures 0\.\d\d agree with their capt"
+        ValueError,
+        match=r"^agreement can .*holds no drawn portraits \(of its own pictures 0\.\d\d agree with their capt",
     ):
         evaluate(faces, tmp_path / "shards", "train", num=4, seed=0)
 
@@ -194,9 +195,21 @@ def test_photographs_with_voices_alone_are_refused_too(voiced_shards: Path, tmp_
     build_shards(recipe, workers=1, progress=False)
     snapshot = faces_of(voiced_shards, recipe="wav2pix")
     with pytest.raises(
-        ValueError, match=r"holds no drawn portraits \(of its own pictures 0\.\d\d agree with their voic"
+        ValueError,
+        match=r"^agreement can .*holds no drawn portraits \(of its own pictures 0\.\d\d agree with their voic",
     ):
         evaluate(snapshot, tmp_path / "shards", "train", num=100, seed=0)
+
+
+def test_an_empty_split_names_those_that_have_samples_and_what_can_be_read(faces: Snapshot, tmp_path: Path):
+    raw = Raw(tmp_path / "corpus", people=4)
+    recipe = ShardRecipe(
+        faces=str(raw.faces), captions=str(raw.root / "captions.jsonl"), out=str(tmp_path / "shards"),
+        image={"resolution": 16}, split={"validation": 0, "test": 0},
+    )  # fmt: skip
+    build_shards(recipe, workers=1, progress=False)
+    with pytest.raises(ValueError, match=r"^agreement .* `t2f-dist demo` draws; the split test .* --split train$"):
+        evaluate(faces, tmp_path / "shards", "test", num=4, seed=0)
 
 
 def test_a_vocabulary_of_other_weights_is_refused(faces: Snapshot, portrait_shards: Path):

@@ -149,3 +149,10 @@ def test_voices_of_a_folder(tmp_path: Path):
     for name in ("b.WAV", "a.flac", "10.mp3", "c.ogg"):
         (tmp_path / name).write_bytes(b"")
     assert [Path(path).name for path in find_voices(tmp_path)] == ["10.mp3", "a.flac", "b.WAV", "c.ogg"]
+    for name in ("b/2.wav", "b/10.wav", "a 3/x.wav", "a 20/x.wav", ".hidden/x.wav", "b/.x.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    found = find_voices(tmp_path)
+    names = ["10.mp3", "a 3/x.wav", "a 20/x.wav", "a.flac", "b/2.wav", "b/10.wav", "b.WAV", "c.ogg"]
+    assert list(found.values()) == names
+    assert list(found) == [str(tmp_path / name) for name in names]
