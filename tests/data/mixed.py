@@ -63,7 +63,7 @@ class Face:
             identity=f"person {self.person}",
             image=png.getvalue(),
             captions=self.captions,
-            meta={},
+            meta={"identity": f"person {self.person}"},
             speech=voice.getvalue() or None,
             speech_samples=len(self.voice),
             embeddings=self.embeddings,

@@ -23,7 +23,7 @@ Joined = dict[str, torch.Tensor]
 
 
 def settings(kind: str, shards: Path, *overrides: str) -> Config:
-    """The small configuration of that name, with a flip, in windows of two shards; of captions, the nearest of three."""
+    """The small configuration of that name, with a flip, in windows of two shards; the nearest caption of three."""
     recipe = "both" if kind == "stored" else kind
     plain = config(recipe, shards, Path("nowhere"), "data.flip=true", "data.shuffle_window_shards=2", *overrides)
     mapping = plain.model_dump(mode="json") | (STORED if kind == "stored" else {})

@@ -168,3 +168,129 @@ def test_gradients_agree_with_differences():
     rivals = chosen(4, 5)
     rivals[0] = False
     assert gradcheck(lambda i, c, n, q: contrastive(i, c, 0.5, 2, n, q, rivals), leaves)
+
+
+# Identities, and rows without a condition: 12 rows in groups of 6. Of each group: two of one identity, one without a
+# condition, one without a mismatched one (its negative is of its own identity), one whose negative is another's own.
+WHOSE = torch.tensor([0, 1, 0, 2, 3, 4, 5, 6, 7, 7, 8, 9])
+NEGATIVES = torch.tensor([1, 9, 8, 2, 9, 9, 9, 6, 5, 1, 7, 1])
+PRESENT = torch.tensor([1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 0, 0], dtype=torch.bool)
+KNOWN = {"identities": WHOSE, "negative_identities": NEGATIVES, "present": PRESENT}
+
+
+def pieces() -> list[torch.Tensor]:
+    """Images, conditions, negatives, queue."""
+    return [unit(12, 4), unit(12, 4), unit(12, 4), unit(5, 4)]
+
+
+def known(leaves: list[torch.Tensor], rivals: torch.Tensor, temperature: float = 0.2, **changes) -> torch.Tensor:
+    images, conditions, negatives, queue = leaves
+    return contrastive(images, conditions, temperature, 6, negatives, queue, rivals, **KNOWN | changes)
+
+
+@pytest.mark.parametrize("without", [(), ("present",), ("identities", "negative_identities"), ("negative_identities",)])
+def test_with_identities_and_presence_it_is_still_the_cross_entropy_written_out(without):
+    (images, conditions, negatives, queue), rivals = pieces(), chosen(12, 5)
+    expected = 0.0
+    for group in (range(6), range(6, 12)):
+        for i in group:
+            if not PRESENT[i] and "present" not in without:
+                continue
+
+            def alike(i, j):
+                return "identities" not in without and WHOSE[i] == WHOSE[j]
+
+            met = [conditions[i]]
+            for j in group:
+                if j != i and not alike(i, j) and (PRESENT[j] or "present" in without):
+                    met.append(conditions[j])
+                if "negative_identities" in without or NEGATIVES[j] not in (WHOSE[i], WHOSE[j]):
+                    met.append(negatives[j])
+            met += [queue[k] for k in range(5) if rivals[i, k]]
+            scores = [math.exp(float(images[i] @ condition) / 0.2) for condition in met]
+            back = [math.exp(float(images[j] @ conditions[i]) / 0.2) for j in group if j == i or not alike(i, j)]
+            own = math.exp(float(images[i] @ conditions[i]) / 0.2)
+            expected -= 0.5 * (math.log(own / sum(scores)) + math.log(own / sum(back))) / 12
+    value = known([images, conditions, negatives, queue], rivals, **dict.fromkeys(without))
+    assert math.isclose(value, expected, rel_tol=1e-12)
+
+
+def test_where_all_differ_and_all_are_present_identities_change_nothing():
+    leaves, rivals, everyone = pieces(), chosen(12, 5), torch.arange(12)
+    plain = known(leaves, rivals, identities=None, negative_identities=None, present=None)
+    told = known(leaves, rivals, identities=everyone, negative_identities=everyone + 12, present=everyone >= 0)
+    torch.testing.assert_close(told, plain, rtol=1e-14, atol=0)
+
+
+def _value_and_slopes(leaves, rivals, **changes):
+    leaves = [leaf.clone().requires_grad_() for leaf in leaves]
+    value = known(leaves, rivals, **changes)
+    return value.detach(), grad(value, leaves)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.01])
+def test_a_row_without_a_condition_contributes_exactly_nothing(temperature):
+    leaves, rivals = pieces(), chosen(12, 5)
+    value, slopes = _value_and_slopes(leaves, rivals, temperature=temperature)
+    absent = ~PRESENT
+    assert (slopes[1][absent] == 0).all(), "of its condition; its image is still told apart from by the others"
+    assert (slopes[0][absent] != 0).any(dim=1).all()
+    changed = [leaf.clone() for leaf in leaves]
+    changed[1][absent] = 7.0
+    other, other_slopes = _value_and_slopes(changed, rivals, temperature=temperature)
+    assert torch.equal(other, value)
+    for which, (slope, other_slope) in enumerate(zip(slopes, other_slopes, strict=True)):
+        assert torch.equal(slope, other_slope), which
+
+
+def test_a_row_without_a_mismatched_condition_lends_none():
+    leaves, rivals = pieces(), chosen(12, 5)
+    value, slopes = _value_and_slopes(leaves, rivals)
+    lacking = NEGATIVES == WHOSE
+    assert lacking.sum() == 2 and (slopes[2][lacking] == 0).all() and (slopes[2][~lacking] != 0).any(dim=1).all()
+    leaves[2][lacking] = 7.0
+    other, other_slopes = _value_and_slopes(leaves, rivals)
+    assert torch.equal(other, value)
+    assert all(torch.equal(a, b) for a, b in zip(slopes, other_slopes, strict=True))
+
+
+def test_the_same_identity_is_not_pulled_apart():
+    """Of a group of one identity whose negatives are its own too, every row is certain: 0, and no gradient."""
+    leaves, one = pieces(), torch.full((12,), 3)
+    none = torch.zeros(12, 5, dtype=torch.bool)
+    value, slopes = _value_and_slopes(leaves, none, identities=one, negative_identities=one)
+    assert value == 0
+    assert all((slope == 0).all() for slope in slopes)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1e-3])
+def test_where_nothing_is_left_to_tell_apart_gradients_are_finite(temperature):
+    leaves = pieces()
+    alone = torch.zeros(12, dtype=torch.bool)
+    for present in (alone, torch.arange(12) == 4):
+        value, slopes = _value_and_slopes(
+            leaves, torch.zeros(12, 5, dtype=torch.bool), temperature=temperature,
+            negative_identities=WHOSE, present=present,
+        )  # fmt: skip
+        assert value.isfinite() and all(slope.isfinite().all() for slope in slopes)
+        if not present.any():
+            assert value == 0 and all((slope == 0).all() for slope in slopes)
+
+
+def test_the_mean_is_over_all_rows_so_shares_average_to_the_whole():
+    leaves, rivals = pieces(), chosen(12, 5)
+    whole = known(leaves, rivals)
+    halves = []
+    for rows in (slice(0, 6), slice(6, 12)):
+        part = {name: value[rows] for name, value in KNOWN.items()}
+        halves.append(known([*(leaf[rows] for leaf in leaves[:3]), leaves[3]], rivals[rows], **part))
+    torch.testing.assert_close(torch.stack(halves).mean(), whole, rtol=1e-14, atol=0)
+    assert halves[0] != halves[1]
+    same = torch.ones(8, 1, dtype=torch.float64)
+    one_in_four = torch.arange(8) % 4 == 0  # each meets no condition but its own; its condition meets 4 images
+    assert math.isclose(contrastive(same, same, 1.0, 4, present=one_in_four), math.log(4) / 8, rel_tol=1e-12)
+
+
+def test_gradients_with_identities_and_presence_agree_with_differences():
+    rivals = chosen(12, 5)
+    assert gradcheck(lambda *leaves: known(list(leaves), rivals, 0.5), [leaf.requires_grad_() for leaf in pieces()])
