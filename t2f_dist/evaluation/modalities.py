@@ -122,8 +122,8 @@ class Sentences(Modality):
             )
         if self.model is None:
             raise ValueError(
-                f"this snapshot reads captions as embeddings of the model {self.record.model}: give its folder with"
-                " --embed MODEL_DIR"
+                f"this snapshot reads captions as embeddings of the model {self.record.model!r}"
+                f" (sha256 {self.record.sha256[:8]}...): give its folder with --embed MODEL_DIR"
             )
         if self.model.is_dir() and (found := fingerprint(self.model)) != self.record.sha256:
             raise ValueError(

@@ -158,7 +158,7 @@ def test_samples_of_shards_as_conditions(portrait_shards: Path, tmp_path: Path):
             "house",
             ["condition={caption: {kind: stored}}"],
             ["--caption", "a man"],
-            "of the model small-model: give its",
+            "of the model 'small-model' (sha256 00000000...): give its",
         ),
         ("house", [], ["--caption", "a man", "--embed", "model"], "reads no caption by a sentence encoder"),
     ],

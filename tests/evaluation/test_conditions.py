@@ -174,7 +174,7 @@ def test_a_sentence_encoder_embeds_new_captions_as_it_did_those_of_the_shards(em
         assert np.abs(here["caption"] - there["caption"]).max() < 1e-5
     drawn = faces(snapshot, asked)
     assert len({face.numpy().tobytes() for face in drawn}) == 4
-    with pytest.raises(ValueError, match=r"embeddings of the model model: give its folder with --embed MODEL_DIR"):
+    with pytest.raises(ValueError, match=r"embeddings of the model 'model' \(sha256 \w{8}\.\.\.\): give its folder"):
         ask(snapshot, caption=TEXTS)
     with pytest.raises(ValueError, match="is empty"):
         conditions.asked({"caption": [" \n"]})
