@@ -7,6 +7,7 @@ resume is to start the sampler at another position.
 from __future__ import annotations
 
 import signal
+import traceback
 from collections.abc import Generator, Iterable, Iterator
 
 import torch
@@ -93,7 +94,12 @@ def batches(
     )
     try:
         yield from loader
-    except (ValueError, OSError) as error:  # from a process it comes with its traceback: the last line says it
+    except BaseException as error:
+        # What its frames hold would keep the loader processes, which no signal ends: Python would wait for them.
+        traceback.clear_frames(error.__traceback__)
+        if not isinstance(error, ValueError | OSError):
+            raise
+        # From a process it comes with its traceback: the last line says it.
         *_, line = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(line.removeprefix("ValueError: ")) from None
 

@@ -1,6 +1,7 @@
 """The number of ranks and loader processes changes nothing of what is read, whatever a face is drawn from."""
 
 from dataclasses import fields
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
@@ -125,9 +126,29 @@ def test_shards_that_are_gone_too_small_or_lack_something_are_one_line(portrait_
 
 
 def test_a_loader_process_says_what_is_wrong_in_one_line(mixed_shards: Path, monkeypatch: pytest.MonkeyPatch):
-    samples = open_samples(settings("house", mixed_shards))
+    samples, before = open_samples(settings("house", mixed_shards)), set(active_children())
     monkeypatch.setattr("t2f_dist.data.dataset.MAX_IDENTITY_TRIES", -3)  # no draw is left for another identity
     for num_workers in (0, 1):
         with pytest.raises(ValueError) as raised:
             next(batches(samples, [(0, 8, 4)], 0, 1, num_workers))
         assert "no second identity within 2 shards" in str(raised.value) and "\n" not in str(raised.value)
+        assert not set(active_children()) - before, "what is left of them would keep this process from ending"
+
+
+def test_no_loader_process_outlives_an_error_that_is_held(mixed_shards: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of whatever kind; nor a stream that is closed."""
+
+    def torn(*arguments) -> None:
+        raise KeyError("unforeseen")
+
+    samples, before = open_samples(settings("house", mixed_shards)), set(active_children())
+    steps = [(0, 8, 4), (8, 8, 4)]
+    stream = batches(samples, steps, 0, 1, 1)
+    next(stream)
+    assert set(active_children()) - before
+    stream.close()
+    assert not set(active_children()) - before
+    monkeypatch.setattr("t2f_dist.data.dataset.decode", torn)
+    with pytest.raises(KeyError, match="unforeseen") as raised:
+        next(batches(samples, steps, 0, 1, 1))
+    assert raised.value is not None and not set(active_children()) - before

@@ -1,4 +1,4 @@
-"""Samples that lack a condition, or have none to be mismatched with: what they take part in, and that it does no harm."""
+"""Samples that lack a condition, or have none to be mismatched with: what they take part in; that they do no harm."""
 
 from dataclasses import replace
 from pathlib import Path
