@@ -29,7 +29,7 @@ def test_the_projection_is_a_score_and_an_inner_product():
     assert features.shape == (3, CHANNELS)
     conv = torch.einsum("nchw,ochw->no", noise(3, CHANNELS, 4, 4), network.conv.weight * network.conv.scale)
     torch.testing.assert_close(features, leaky(conv + network.conv.bias))
-    (image, a), (caption, b), (out, c) = (numbers(layer) for layer in (network.image, network.caption, network.out))
+    (image, a), (caption, b), (out, c) = (numbers(layer) for layer in (network.image, network.embedding, network.out))
     embedding = noise(3, EMBEDDING, seed=2)
     match = ((features @ image.T + a) * (embedding @ caption.T + b)).sum(dim=1) / HEAD**0.5
     torch.testing.assert_close(network(features, embedding), (features @ out.T + c).squeeze(1) + match)

@@ -290,7 +290,9 @@ def test_facts_that_are_not_those_of_the_weights_take_no_memory(fact: str, value
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ValueError, match="does not hold the weights") as raised:
         snapshot.load(path)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**16, "in KiB"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**19, (
+        "in KiB: half a gigabyte, where the file asks for many"
+    )
     assert "\n" not in str(raised.value)
 
 
@@ -314,7 +316,9 @@ def test_encoders_of_absurd_sizes_take_no_memory(recipe: str, section: str, chan
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ValueError, match="does not hold the weights"):
         snapshot.load(path)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**16, "in KiB"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**19, (
+        "in KiB: half a gigabyte, where the file asks for many"
+    )
 
 
 def test_a_run_without_words_keeps_no_vocabulary(tmp_path: Path):
