@@ -9,7 +9,6 @@ Shapes: N samples, T words or audio samples, E embedding.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +16,10 @@ from torch import Tensor, nn
 from t2f_dist.config import condition
 from t2f_dist.config.condition import MODALITIES
 from t2f_dist.config.schema import BatchNorm
+from t2f_dist.models.facts import Facts
+from t2f_dist.models.one_hot_encoder import OneHotEncoder
 from t2f_dist.models.speech_encoder import LogMelEncoder
-from t2f_dist.models.stored_encoder import OneHotEncoder, StoredEncoder
+from t2f_dist.models.stored_encoder import StoredEncoder
 from t2f_dist.models.text_encoder import TextEncoder
 from t2f_dist.models.waveform_encoder import WaveformEncoder
 
@@ -36,16 +37,6 @@ ENCODERS = {
     condition.Waveform: WaveformEncoder,
     condition.OneHot: OneHotEncoder,
 }
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What of the shards decides the sizes of encoders; 0 where they hold none of it."""
-
-    num_words: int = 0  # of the vocabulary
-    embedding_size: int = 0  # of stored caption embeddings
-    sample_rate_hz: int = 0  # of voices
-    num_identities: int = 0  # in the split that is trained on
 
 
 class ConditionEncoder(nn.Module):

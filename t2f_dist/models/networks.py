@@ -9,10 +9,11 @@ from t2f_dist.config import networks as sections
 from t2f_dist.config.schema import Config
 from t2f_dist.models import dcgan, msggan, progan
 from t2f_dist.models.batch_norm import GroupBatchNorm
-from t2f_dist.models.condition import ConditionEncoder, Facts
+from t2f_dist.models.condition import ConditionEncoder
 from t2f_dist.models.condition_queue import ConditionQueue
 from t2f_dist.models.conditioning import CONDITIONINGS
 from t2f_dist.models.contrastive import ContrastiveHead
+from t2f_dist.models.facts import Facts
 from t2f_dist.models.identity import IdentityHead
 from t2f_dist.models.layers import Images
 from t2f_dist.models.spectral_norm import SpectralNorm

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from t2f_dist.config.load import resolve
 from t2f_dist.config.schema import Config
-from t2f_dist.models.condition import Facts, Inputs
+from t2f_dist.models.condition import Inputs
+from t2f_dist.models.facts import Facts
 from t2f_dist.models.networks import ConditionalGenerator
 
 FORMAT = "t2f-dist-snapshot"

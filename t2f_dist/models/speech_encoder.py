@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import warnings
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +16,7 @@ from torchaudio.transforms import MelSpectrogram
 
 from t2f_dist.config.condition import LogMel
 from t2f_dist.config.schema import BatchNorm
-
-if TYPE_CHECKING:
-    from t2f_dist.models.condition import Facts
+from t2f_dist.models.facts import Facts
 
 # Power below which a band is silent: what a hiss of -65 dB gives, which is more than the rounding of 16-bit audio.
 FLOOR = 1e-4

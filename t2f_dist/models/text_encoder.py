@@ -5,8 +5,6 @@ Shapes: N captions, T words, E embedding.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,9 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from t2f_dist.config.condition import Lstm
 from t2f_dist.config.schema import BatchNorm
-
-if TYPE_CHECKING:
-    from t2f_dist.models.condition import Facts
+from t2f_dist.models.facts import Facts
 
 # The mean over some twenty outputs in (-1, 1) is small; this brings it to about unit size.
 MEAN_GAIN = 3.0

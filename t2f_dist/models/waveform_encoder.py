@@ -9,7 +9,7 @@ Shapes: N voices, T audio samples, C channels, E embedding.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,7 @@ from torch.nn import functional as F
 from t2f_dist.config.condition import Waveform
 from t2f_dist.config.schema import BatchNorm
 from t2f_dist.models.batch_norm import GroupBatchNorm
-
-if TYPE_CHECKING:
-    from t2f_dist.models.condition import Facts
+from t2f_dist.models.facts import Facts
 
 KERNEL_SIZE = 15
 STRIDE = 4

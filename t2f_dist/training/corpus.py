@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from t2f_dist.data.dataset import Samples
-from t2f_dist.models.condition import Facts
+from t2f_dist.models.facts import Facts
 from t2f_dist.models.snapshot import Corpus
 
 

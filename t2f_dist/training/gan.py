@@ -10,7 +10,7 @@ from torch import Tensor
 
 from t2f_dist.config.loss import Ada
 from t2f_dist.config.schema import Config
-from t2f_dist.models.condition import Facts
+from t2f_dist.models.facts import Facts
 from t2f_dist.models.networks import begin_step, build
 from t2f_dist.training import ema
 from t2f_dist.training.ada import AdaptiveProbability

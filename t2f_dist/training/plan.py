@@ -7,7 +7,7 @@ import torch
 from t2f_dist.config.condition import Stored
 from t2f_dist.config.schema import Config
 from t2f_dist.data.loader import open_samples
-from t2f_dist.models.condition import Facts
+from t2f_dist.models.facts import Facts
 from t2f_dist.models.networks import build
 from t2f_dist.training.corpus import facts
 from t2f_dist.training.growth import Growth, legal_world_sizes, num_parts

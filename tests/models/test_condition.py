@@ -6,7 +6,8 @@ from torch import Tensor
 
 from t2f_dist.config.condition import Condition
 from t2f_dist.config.schema import BatchNorm
-from t2f_dist.models.condition import ConditionEncoder, Facts, concatenate
+from t2f_dist.models.condition import ConditionEncoder, concatenate
+from t2f_dist.models.facts import Facts
 
 FACTS = Facts(num_words=9, embedding_size=5, sample_rate_hz=1000, num_identities=4)
 LSTM = {"kind": "lstm", "embedding_size": 6, "hidden_size": 4}

@@ -9,7 +9,7 @@ from t2f_dist.config.condition import Condition, Waveform
 from t2f_dist.config.load import read_yaml, resolve
 from t2f_dist.config.schema import Config
 from t2f_dist.models.batch_norm import GroupBatchNorm
-from t2f_dist.models.condition import Facts
+from t2f_dist.models.facts import Facts
 from t2f_dist.models.networks import ConditionalGenerator, Networks, begin_step, build
 from t2f_dist.models.spectral_norm import SpectralNorm
 from t2f_dist.training.precision import Precision

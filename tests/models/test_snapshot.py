@@ -15,7 +15,8 @@ import torch
 
 from t2f_dist.models import snapshot
 from t2f_dist.models.batch_norm import GroupBatchNorm
-from t2f_dist.models.condition import Facts, Inputs
+from t2f_dist.models.condition import Inputs
+from t2f_dist.models.facts import Facts
 from t2f_dist.models.snapshot import Corpus
 from tests.models.untrained import EMBEDDING, IDENTITIES, untrained
 from tests.training.small import RECIPES

@@ -6,7 +6,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from t2f_dist.config.condition import LogMel
 from t2f_dist.config.schema import BatchNorm
-from t2f_dist.models.condition import Facts
+from t2f_dist.models.facts import Facts
 from t2f_dist.models.speech_encoder import LogMelEncoder
 from t2f_dist.portraits.attributes import portrait
 from t2f_dist.portraits.voice import speak

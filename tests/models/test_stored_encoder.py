@@ -3,8 +3,9 @@ import torch
 
 from t2f_dist.config.condition import OneHot, Stored
 from t2f_dist.config.schema import BatchNorm
-from t2f_dist.models.condition import Facts
-from t2f_dist.models.stored_encoder import OneHotEncoder, StoredEncoder
+from t2f_dist.models.facts import Facts
+from t2f_dist.models.one_hot_encoder import OneHotEncoder
+from t2f_dist.models.stored_encoder import StoredEncoder
 
 LENGTHS = torch.tensor([1, 0, 1])
 

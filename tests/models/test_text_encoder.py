@@ -3,7 +3,7 @@ import torch
 
 from t2f_dist.config.condition import Lstm
 from t2f_dist.config.schema import BatchNorm
-from t2f_dist.models.condition import Facts
+from t2f_dist.models.facts import Facts
 from t2f_dist.models.text_encoder import TextEncoder
 
 SECTIONS = [

@@ -4,7 +4,7 @@ from torch.nn import functional as F
 
 from t2f_dist.config.condition import Waveform
 from t2f_dist.config.schema import BatchNorm
-from t2f_dist.models.condition import Facts
+from t2f_dist.models.facts import Facts
 from t2f_dist.models.waveform_encoder import WaveformEncoder
 
 RATE = 8000

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from t2f_dist.models.condition import Facts
+from t2f_dist.models.facts import Facts
 from t2f_dist.models.networks import build
 from t2f_dist.models.snapshot import Corpus, Snapshot
 from t2f_dist.shard.format import identity_number
