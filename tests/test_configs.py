@@ -1,6 +1,7 @@
 """Every file in configs/ trains on two ranks, resumes and draws: its own networks, condition and losses, but narrow."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -139,3 +140,5 @@ def test_the_table_names_every_file_and_the_catalogue_describes_it():
         assert f"[{entry.path.name}]({entry.path.name})" in readme, f"{entry.path.name} is not in configs/README.md"
         assert entry.title.endswith("."), entry
         assert len(entry.title) > 20
+    unfilled = [word for word in re.findall(r"\| ([A-Z]{2,}) \|", readme) if word not in ("KL", "ADA")]
+    assert not unfilled, f"cells of the table that nobody filled: {unfilled}"
