@@ -38,6 +38,22 @@ class Network(Section):
         return False
 
 
+class Strided(Network):
+    """Of 4x4 convolutions at stride 2 (1511.06434): beyond the last of the `channels` there is one, to the image."""
+
+    channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=len(RESOLUTIONS) - 1)]
+    batch_norm: bool = False  # over groups: see the root section
+    spectral_norm: bool = False  # 1802.05957
+
+    @property
+    def resolution(self) -> int:
+        return 4 * 2 ** len(self.channels)
+
+    @property
+    def normalizes_batches(self) -> bool:
+        return self.batch_norm
+
+
 # Generators
 
 
@@ -68,27 +84,16 @@ class Msggan(Generator):
     normalize_latent: bool = True
 
 
-class Dcgan(Generator):
+class Dcgan(Strided, Generator):
     """Transposed convolutions at stride 2 (1511.06434); the last one draws the image, at twice the last resolution."""
 
     kind: Literal["dcgan"] = "dcgan"
-    channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=len(RESOLUTIONS) - 1)]
-    batch_norm: bool = False  # over groups: see the root section
-    spectral_norm: bool = False  # 1802.05957
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     dropout_of: Literal["channels", "elements"] = "channels"
 
     @property
     def drops_out(self) -> bool:
         return self.dropout > 0
-
-    @property
-    def resolution(self) -> int:
-        return 4 * 2 ** len(self.channels)
-
-    @property
-    def normalizes_batches(self) -> bool:
-        return self.batch_norm
 
 
 # Discriminators
@@ -130,28 +135,17 @@ class MinibatchDiscrimination(Section):
 
     num_kernels: PositiveInt = 50
     kernel_size: PositiveInt = 5
-    group_size: PositiveInt = 16
+    group_size: Annotated[int, Field(ge=2)] = 16
     scale: PositiveFloat = 1.0
 
 
-class DcganCritic(Network):
+class DcganCritic(Strided):
     """Convolutions at stride 2 down to 4x4, where the embedding joins (1605.05396, figure 2)."""
 
     kind: Literal["dcgan"] = "dcgan"
-    channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=len(RESOLUTIONS) - 1)]
-    batch_norm: bool = False  # over groups: see the root section
-    spectral_norm: bool = False
     minibatch_discrimination: MinibatchDiscrimination | None = None
     head: Literal["concat", "unconditional"] = "concat"
     head_size: PositiveInt | None = 128  # null: the embedding joins as it is
-
-    @property
-    def resolution(self) -> int:
-        return 4 * 2 ** len(self.channels)
-
-    @property
-    def normalizes_batches(self) -> bool:
-        return self.batch_norm
 
     @property
     def group_sizes(self) -> dict[str, int]:

@@ -138,6 +138,6 @@ class Discriminator(nn.Module):
         """[N, C, 4, 4], [N, E] -> [N], unbounded. N a multiple of the groups of minibatch discrimination."""
         joined = [self.compress(embedding)] if self.conditional else []
         if self.crowd is not None:
-            joined.append(self.crowd.closeness(features.flatten(1)))
+            joined.append(self.crowd(features.flatten(1)))
         tiled = [part.to(features.dtype)[:, :, None, None].expand(-1, -1, 4, 4) for part in joined]
         return self.score(torch.cat([features, *tiled], dim=1)).flatten()

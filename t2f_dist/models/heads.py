@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from t2f_dist.models.layers import EqualizedConv2d, EqualizedLinear, leaky
+from t2f_dist.config.networks import MsgganCritic, ProganCritic
+from t2f_dist.models.layers import EqualizedConv2d, EqualizedLinear, leaky, minibatch_stddev
 
 
 class ConcatHead(nn.Module):
@@ -71,3 +72,25 @@ class UnconditionalHead(nn.Module):
 
 
 HEADS = {"concat": ConcatHead, "projection": ProjectionHead, "unconditional": UnconditionalHead}
+
+
+class Critic(nn.Module):
+    """How discriminators of equalised layers end: at 4x4, the statistic over a group, a convolution, and a head."""
+
+    def _end(self, section: ProganCritic | MsgganCritic, embedding_size: int) -> None:
+        channels = section.channels[0]
+        self.stddev_group_size = section.stddev_group_size
+        self.final = EqualizedConv2d(channels + 1, channels, 3, padding=1)
+        self.head = HEADS[section.head](channels, embedding_size, section.head_size)
+
+    @property
+    def feature_size(self) -> int:
+        return self.head.feature_size
+
+    def _judged(self, x: Tensor) -> Tensor:
+        """[N, C, 4, 4] -> what the head makes of it; N a multiple of the group."""
+        return self.head.features(leaky(self.final(minibatch_stddev(x, self.stddev_group_size))))
+
+    def logits(self, features: Tensor, embedding: Tensor) -> Tensor:
+        """[N, ...], [N, E] -> [N], unbounded."""
+        return self.head(features, embedding)

@@ -16,14 +16,12 @@ from torch import Tensor, nn
 
 from t2f_dist.config.networks import Msggan, MsgganCritic
 from t2f_dist.config.schema import BatchNorm
-from t2f_dist.models.heads import HEADS
+from t2f_dist.models.heads import Critic
 from t2f_dist.models.layers import (
     EqualizedConv2d,
     Images,
     at_least_float32,
     downsample,
-    leaky,
-    minibatch_stddev,
     pixel_norm,
 )
 from t2f_dist.models.progan import DiscriminatorBlock, GeneratorBlock, GeneratorStem
@@ -60,7 +58,7 @@ class Generator(nn.Module):
         return tuple(at_least_float32(image) for image in images)
 
 
-class Discriminator(nn.Module):
+class Discriminator(Critic):
     """Images -> features, once; features and any embedding -> logit, by a head of the progressive discriminator.
 
     The input of each resolution's block is, one half each, what the block above passes on and what a linear 1x1
@@ -72,19 +70,14 @@ class Discriminator(nn.Module):
         super().__init__()
         del batch_norm  # none in a critic that may be penalised
         channels = section.channels
-        self.resolution, self.stddev_group_size = section.resolution, section.stddev_group_size
+        self.resolution = section.resolution
         seen = [c // 2 for c in channels[:-1]] + [channels[-1]]  # channels of a block's input that are of the image
         self.from_rgb = nn.ModuleList(EqualizedConv2d(3, c, 1, gain=1.0) for c in seen)
         self.blocks = nn.ModuleList(  # of 8 pixels, 16, ...
             DiscriminatorBlock(b, a - of_image, NUM_CONVS, "pool")
             for (a, b), of_image in zip(pairwise(channels), seen, strict=False)
         )
-        self.final = EqualizedConv2d(channels[0] + 1, channels[0], 3, padding=1)
-        self.head = HEADS[section.head](channels[0], embedding_size, section.head_size)
-
-    @property
-    def feature_size(self) -> int:
-        return self.head.feature_size
+        self._end(section, embedding_size)
 
     def active(self, resolution: int, fading: bool) -> list[nn.Module]:
         assert resolution == self.resolution and not fading, f"resolution {resolution} of {self.resolution}"
@@ -103,8 +96,4 @@ class Discriminator(nn.Module):
         *seen, x = [from_rgb(image) for from_rgb, image in zip(self.from_rgb, images, strict=True)]
         for block, of_image in zip(reversed(self.blocks), reversed(seen), strict=True):
             x = torch.cat([of_image, block(x)], dim=1)
-        return self.head.features(leaky(self.final(minibatch_stddev(x, self.stddev_group_size))))
-
-    def logits(self, features: Tensor, embedding: Tensor) -> Tensor:
-        """[N, ...], [N, E] -> [N], unbounded."""
-        return self.head(features, embedding)
+        return self._judged(x)

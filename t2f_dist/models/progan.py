@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from t2f_dist.config import networks
 from t2f_dist.config.networks import RESOLUTIONS
 from t2f_dist.config.schema import BatchNorm
-from t2f_dist.models.heads import HEADS
+from t2f_dist.models.heads import Critic
 from t2f_dist.models.layers import (
     EqualizedConv2d,
     EqualizedLinear,
@@ -25,7 +25,6 @@ from t2f_dist.models.layers import (
     at_least_float32,
     downsample,
     leaky,
-    minibatch_stddev,
     pixel_norm,
     upsample,
 )
@@ -123,7 +122,7 @@ class DiscriminatorBlock(nn.Module):
         return downsample(x) if self.pool else x
 
 
-class Discriminator(nn.Module):
+class Discriminator(Critic):
     """Image -> features, once; features and any embedding -> logit, cheaply (for matched and mismatched conditions)."""
 
     def __init__(self, config: networks.ProganCritic, embedding_size: int, batch_norm: BatchNorm):
@@ -131,7 +130,6 @@ class Discriminator(nn.Module):
         del batch_norm  # none in a critic that may be penalised
         channels = config.channels
         self.activate_rgb = leaky if config.from_rgb_activation else _linear
-        self.stddev_group_size = config.stddev_group_size
         self.from_rgb = nn.ModuleDict(
             {str(r): EqualizedConv2d(3, c, 1, gain=1.0) for r, c in zip(RESOLUTIONS, channels, strict=False)}
         )
@@ -141,12 +139,7 @@ class Discriminator(nn.Module):
                 for resolution, (a, b) in zip(RESOLUTIONS[1:], pairwise(channels), strict=False)
             }
         )
-        self.final = EqualizedConv2d(channels[0] + 1, channels[0], 3, padding=1)
-        self.head = HEADS[config.head](channels[0], embedding_size, config.head_size)
-
-    @property
-    def feature_size(self) -> int:
-        return self.head.feature_size
+        self._end(config, embedding_size)
 
     def active(self, resolution: int, fading: bool) -> list[nn.Module]:
         blocks = [self.blocks[str(r)] for r in RESOLUTIONS if 4 < r <= resolution]
@@ -166,8 +159,4 @@ class Discriminator(nn.Module):
             if r == resolution and alpha < 1:
                 old = self.activate_rgb(self.from_rgb[str(resolution // 2)](downsample(image)))
                 x = old + alpha * (x - old)
-        return self.head.features(leaky(self.final(minibatch_stddev(x, self.stddev_group_size))))
-
-    def logits(self, features: Tensor, embedding: Tensor) -> Tensor:
-        """[N, ...], [N, E] -> [N], unbounded."""
-        return self.head(features, embedding)
+        return self._judged(x)

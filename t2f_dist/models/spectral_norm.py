@@ -8,6 +8,8 @@ saw of the batch has a part in the weights.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,7 +27,9 @@ class SpectralNorm(nn.Module):
     u: Tensor  # [out], unit length
     v: Tensor  # [rest], unit length
 
-    def _begin(self) -> None:
+    def __init__(self, *args: Any, **options: Any):
+        """With what the torch layer takes."""
+        super().__init__(*args, **options)
         out, rest = self._matrix().shape
         self.register_buffer("u", F.normalize(torch.randn(out), dim=0))
         self.register_buffer("v", torch.zeros(rest))
@@ -53,46 +57,16 @@ class SpectralNorm(nn.Module):
 
 
 class SpectralLinear(SpectralNorm, nn.Linear):
-    def __init__(self, in_features: int, out_features: int, *, bias: bool = True):
-        super().__init__(in_features, out_features, bias)
-        self._begin()
-
     def forward(self, x: Tensor) -> Tensor:  # [N, F] -> [N, F']
         return F.linear(x, self.normalized_weight(), self.bias)
 
 
 class SpectralConv2d(SpectralNorm, nn.Conv2d):
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
-        padding: int = 0,
-        *,
-        bias: bool = True,
-    ):
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
-        self._begin()
-
     def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W] -> [N, C', H', W']
         return F.conv2d(x, self.normalized_weight(), self.bias, self.stride, self.padding)
 
 
 class SpectralConvTranspose2d(SpectralNorm, nn.ConvTranspose2d):
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
-        padding: int = 0,
-        *,
-        bias: bool = True,
-    ):
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
-        self._begin()
-
     def _matrix(self) -> Tensor:
         return self.weight.transpose(0, 1).flatten(1)  # such a weight has its input channels first
 
