@@ -11,7 +11,13 @@ from t2f_dist.training.corpus import facts
 from t2f_dist.training.gan import Gan
 from t2f_dist.training.growth import Growth
 from t2f_dist.training.step import train_step
+from tests.data import mixed
 from tests.training.small import RECIPES, config
+
+
+@pytest.fixture(scope="module")
+def mixed_shards(tmp_path_factory):
+    return mixed.write(tmp_path_factory.mktemp("mixed") / "shards")
 
 
 def _train(rank, world_size, recipe, shards, num_parts, *overrides):
@@ -97,6 +103,18 @@ def test_gradients_of_two_ranks_are_those_of_one_for_every_loss_and_penalty(pair
         assert {f"discriminator/{penalty}" for penalty in penalties} <= history[-1].keys()
         assert gradients, kind
         _assert_close(first[3], gradients, 1e-8)  # two steps of Adam have amplified rounding
+
+
+@pytest.mark.parametrize("recipe", ["house", "t2f"])
+def test_two_ranks_are_one_with_stored_embeddings_too(pair, mixed_shards, recipe):
+    """Whichever side trains the vector that stands in for a caption that some samples lack."""
+    options = ("condition.caption={kind: stored}",)
+    first, second = pair.run(_train, recipe, mixed_shards, 1, *options)
+    weights, _, history, gradients = _train(0, 1, recipe, mixed_shards, 1, *options)
+    assert "generator.encoder.missing.caption" in gradients
+    _assert_close(first[0], weights, 1e-9)
+    _assert_close(first[3], gradients, 1e-8)
+    _assert_same_history(history, first[2], second[2], 1e-9)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
