@@ -178,4 +178,4 @@ def _label(sample: Held, condition: Condition) -> str:
     voice = f"voice of {sample.key}" if "speech" in condition else ""
     if "caption" in condition:
         return f"{sample.caption} ({voice})" if voice else sample.caption
-    return voice or f"identity of {sample.key}"
+    return voice or sample.identity_name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import NamedTuple
 
 import numpy as np
@@ -20,11 +21,12 @@ class Held(NamedTuple):
     embedding: np.ndarray  # of that caption, float32 [1, D]; else [0, D]
     voice: bytes  # FLAC
     identity: int  # as in the index
+    identity_name: str  # as the corpus writes it
 
 
 def read(shards: Shards, place: Place, choice: int) -> Held:
     """The sample at a place, with the caption that a number of 0 or more chooses. Raises DamagedSample."""
-    members = shards.members(place, ["image", "captions", "speech", "embeddings"])
+    members = shards.members(place, ["image", "captions", "meta", "speech", "embeddings"])
     captions = shard_format.captions(members["captions"])
     which = choice % max(1, len(captions))
     stored = members["embeddings"]
@@ -36,4 +38,5 @@ def read(shards: Shards, place: Place, choice: int) -> Held:
         embedding=embeddings[which : which + 1],
         voice=members["speech"],
         identity=shards.identity(place),
+        identity_name=str(json.loads(members["meta"])["identity"]),
     )
