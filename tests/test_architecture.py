@@ -13,18 +13,20 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "t2f_dist"
 
 # layer -> what it may import of ours, beside itself. `shard.format` is that module and nothing else of the layer.
-# A voice or a caption that a person gives is cleaned like those in shards: hence `shard.encode` for the evaluation.
+# A voice or a caption that a person gives is cleaned like those in shards, and a foreign picture squared like them:
+# hence `shard.encode` for evaluation and data.
 MAY_IMPORT = {
     "config": set(),
     "losses": set(),
+    "storage": set(),
     "text": {"config"},
     "portraits": {"config"},
-    "shard": {"config", "text", "portraits"},
+    "shard": {"config", "text", "portraits", "storage"},
     "models": {"config"},
-    "data": {"config", "shard.format", "text"},
+    "data": {"config", "shard.format", "shard.manifest", "shard.levels", "shard.encode", "storage", "text"},
     "training": {"config", "data", "models", "losses", "text"},
-    "evaluation": {"config", "shard.format", "shard.encode", "data", "models", "text", "portraits"},
-    "cli": {"config", "shard", "models.snapshot", "evaluation", "portraits"},
+    "evaluation": {"config", "shard.format", "shard.manifest", "shard.encode", "data", "models", "text", "portraits"},
+    "cli": {"config", "shard", "storage", "models.snapshot", "evaluation", "portraits"},
     "train": {"config", "training"},
 }
 LAUNCHED = {"accelerate", "wandb"}  # only in training/ and train.py
