@@ -83,8 +83,8 @@ class Log:
         if self._wandb is not None:
             offline, run_id = self._wandb.settings._offline, self._wandb.id
             self._wandb.finish(exit_code=exit_code)
-            if offline:  # each start of the run has a folder; together they are one run
-                self.say(f"wandb: kept offline; to upload: wandb sync {self.run}/wandb/offline-run-*-{run_id}")
+            if offline:  # each start of the run has a folder, with -1 after its name if within a second of another
+                self.say(f"wandb: kept offline; to upload: wandb sync {self.run}/wandb/offline-run-*-{run_id}*")
             self._wandb = None
 
 

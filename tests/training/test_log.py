@@ -122,7 +122,7 @@ def history(record: wandb_internal_pb2.Record) -> dict:
 
 
 def test_offline_parts_of_a_run_share_one_id_and_hold_every_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    ids = []
+    ids, seen_before = [], set()
     for start, images in ((0, (40, 80)), (40, (80, 120))):  # the second part goes on from the checkpoint at 40
         log = Log(tmp_path, settings(tmp_path, "offline"), start)
         ids.append(status.read(tmp_path)["wandb_id"])
@@ -132,7 +132,10 @@ def test_offline_parts_of_a_run_share_one_id_and_hold_every_figure(tmp_path: Pat
         log.close(exit_code=0)
         said = capsys.readouterr().out.splitlines()[-1]
         pattern = Path(said.removeprefix("wandb: kept offline; to upload: wandb sync "))
-        folder = max(pattern.parent.glob(pattern.name), key=lambda path: path.stat().st_ctime_ns)
+        named = set(pattern.parent.glob(pattern.name))
+        assert seen_before <= named, "the command uploads every part"
+        (folder,) = named - seen_before
+        seen_before = named
         assert folder.is_dir(), said
         assert folder.parent == tmp_path / "wandb"
         assert folder.name.startswith("offline-run-")
