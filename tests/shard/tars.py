@@ -12,7 +12,7 @@ def written(entries: list[tuple[str, bytes, bytes]], form: str = "ustar", mtime:
     with tarfile.open(fileobj=stream, mode="w", format=FORMATS[form]) as archive:
         for name, kind, content in entries:
             header = tarfile.TarInfo(name)
-            header.type, header.mtime = kind, mtime  # pyright: ignore[reportAttributeAccessIssue]
+            header.type, header.mtime = kind, mtime
             header.linkname = f"{name}x" if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE) else ""
             header.size = len(content) if header.isreg() else 0
             try:

@@ -72,9 +72,11 @@ def test_bytes_are_those_of_the_members(folder: Path):
         "00001/000010003.jpg": encoded(10003, "JPEG"),
     }
     assert {entry.captions for entry in entries.values()} == {
-        (f"a face {entry.identity}",) for entry in entries.values()
+        (f"a face {path[6:15]}",) for path, entry in entries.items()
     }
-    assert {entry.identity for entry in entries.values()} == {"000000000", "000000001", "000010000", "000010003"}
+    assert {path: entry.identity for path, entry in entries.items()} == {
+        path: f"cc3m/{path.partition('.')[0]}" for path in entries
+    }
 
 
 @pytest.mark.parametrize("pattern", ["cc3m/*.tar", "cc3m/0000?.tar", "**/*.tar", "cc3m/0000[01].tar"])
@@ -155,8 +157,8 @@ def test_every_fault_is_counted(tmp_path: Path):
     [
         ("1.jpg", link("1.jpg", "/etc/passwd"), "1.jpg is a link"),
         ("1.jpg", link("1.jpg", "000000000.jpg", tarfile.LNKTYPE), "1.jpg is a link"),
-        ("1.jpg", link("1.jpg", "", tarfile.FIFOTYPE), "1.jpg is not a plain file"),
-        ("1.jpg", link("1.jpg", "", tarfile.CHRTYPE), "1.jpg is not a plain file"),
+        ("1.jpg", link("1.jpg", "", tarfile.FIFOTYPE), "1.jpg is a fifo"),
+        ("1.jpg", link("1.jpg", "", tarfile.CHRTYPE), "1.jpg is a device"),
         ("../1.jpg", None, "../1.jpg leads out of the folder"),
         ("/1.jpg", None, "/1.jpg leads out of the folder"),
         ("a/../../1.jpg", None, "a/../../1.jpg leads out of the folder"),
@@ -182,7 +184,7 @@ def test_a_tar_that_is_cut_off(tmp_path: Path, share: float):
     path = write(tmp_path / "00000.tar", [member for number in range(9) for member in sample(f"00000000{number}")])
     whole = path.read_bytes().rstrip(b"\0")
     path.write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(ValueError, match=r"00000\.tar: (not a whole tar|cut off)") as error:
+    with pytest.raises(ValueError, match=r"00000\.tar: damaged at byte \d+: ") as error:
         read(tmp_path)
     assert "\n" not in str(error.value)
 
@@ -192,7 +194,7 @@ def test_a_tar_that_is_cut_off_between_two_members(tmp_path: Path):
     with tarfile.open(path) as tar:
         cut = tar.getmembers()[3].offset
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(ValueError, match=f"cut off or damaged after {cut} bytes"):
+    with pytest.raises(ValueError, match=f"damaged at byte {cut}: cut off"):
         read(tmp_path)
 
 
@@ -203,13 +205,13 @@ def test_damage_in_the_middle(tmp_path: Path):
     content = bytearray(path.read_bytes())
     content[start : start + 512] = b"x" * 512
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"00000\.tar: (not a whole tar|cut off or damaged)"):
+    with pytest.raises(ValueError, match=r"00000\.tar: damaged at byte \d+: "):
         read(tmp_path)
 
 
 def test_other_files_named_tar(tmp_path: Path):
     write(tmp_path / "00000.tar", sample("000000000"), "w:gz")
-    with pytest.raises(ValueError, match="not a whole tar without compression"):
+    with pytest.raises(ValueError, match=r"compressed \(gzip\); unpack it first"):
         read(tmp_path)
     (tmp_path / "00000.tar").write_bytes(b"")
     with pytest.raises(ValueError, match=r"00000\.tar"):

@@ -1,51 +1,299 @@
-"""A WebDataset in the layout of img2dataset: tars of {key}.jpg (or .png, .webp ...), {key}.txt and {key}.json.
+"""Tars in the layout of img2dataset: {key}.jpg, {key}.txt and {key}.json of each picture (`t2f_dist.shard.triplet`).
 
-https://github.com/rom1504/img2dataset. A key is a member's name up to the first dot after the last slash. The caption
-is the text file, or where there is none, `caption` of the JSON; a sample whose JSON has a `status` other than success
-is refused. The bytes of an image stay in the tar, and are read from their place in it; nothing is unpacked.
+The bytes of an image stay in the tar, and are read from their place in it; nothing is unpacked. A tar that stands
+elsewhere is fetched once, to read its headers and captions, and not kept.
 
-A member that is a link, a device or a sparse file, or whose name leads out of the folder, makes its whole sample
-refused. Of a key that stands twice in a tar, the first counts; in two tars, it is two samples. Compressed tars
-are not read: an image in them has no place of its own.
+A key in two tars is two samples. Unless a field of the JSON says whose picture it is, each is an identity of its own,
+named after the tar's folder, the tar and the key: it keeps its side of the split when other tars are added, when all
+are copied elsewhere, and whether they are sharded or indexed.
 """
 
-import glob
+from __future__ import annotations
+
 import json
 import os
-import tarfile
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
 from t2f_dist.config.recipe import ShardRecipe
-from t2f_dist.shard.sources import IMAGE_SUFFIXES, ORPHANED, Mention, Picture, Raw, Refusal, Source, walk
+from t2f_dist.shard import parquet, triplet
+from t2f_dist.shard.sources import ORPHANED, Mention, Picture, Raw, Refusal, Source, walk
+from t2f_dist.shard.tar import DamagedTar
+from t2f_dist.shard.triplet import Fields, Piece, Repeated, Row, Said, Triplet
+from t2f_dist.storage import url
+from t2f_dist.storage.folder import Folder
 
-TEXT_BYTES_MAX = 1 << 20  # of a caption or a JSON
+STATS_BYTES_MAX = 1 << 20
+_MAGIC = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Bytes at a place in a file. `read` raises OSError, or ValueError where the file has become shorter."""
+    """Bytes at a place in a file, of this machine or of a URL.
+
+    `read` raises OSError, or ValueError where the file has become shorter.
+
+    Attributes:
+        stamp: of a remote file, what changes with its content.
+    """
 
     path: str
     offset: int
     length: int
+    stamp: str = ""
 
     def read(self) -> bytes:
-        with open(self.path, "rb") as stream:
-            stream.seek(self.offset)
-            content = stream.read(self.length)
+        if url.is_url(self.path):
+            folder, name = url.split(self.path)
+            content = Folder(folder).read(name, self.offset, self.length)
+        else:
+            with open(self.path, "rb") as stream:
+                stream.seek(self.offset)
+                content = stream.read(self.length)
         if len(content) != self.length:
             raise ValueError(f"{len(content)} bytes in the tar where its header says {self.length}")
         return content
 
 
+@dataclass(frozen=True)
+class Tar:
+    """A tar and its place: the folder or URL that was searched, and the tar's name in it, with /."""
+
+    folder: str
+    name: str
+    stamp: str = ""
+
+    @property
+    def place(self) -> str:
+        """Its path or URL."""
+        return url.join(self.folder, self.name)
+
+    @property
+    def stem(self) -> str:
+        return self.name.removesuffix(".tar")
+
+    def identity(self, key: str) -> str:
+        """That of a sample, where nothing else says whose it is."""
+        local = url.local(self.place)
+        parent, name = url.split(self.place) if local is None else os.path.split(os.path.abspath(local))
+        parent = parent.partition("?")[0].rstrip("/")
+        return f"{parent.rpartition('/')[2]}/{name.removesuffix('.tar')}/{key}"
+
+    @contextmanager
+    def here(self) -> Iterator[Path]:
+        """A local path of the whole tar; one that is fetched is removed afterwards. Raises OSError."""
+        with self._brought(self.name) as path:
+            assert path is not None
+            yield path
+
+    @contextmanager
+    def beside(self, suffix: str) -> Iterator[Path | None]:
+        """A local path of the file of the same name with another suffix; None where there is none."""
+        with self._brought(self.stem + suffix, optional=True) as path:
+            yield path
+
+    @contextmanager
+    def _brought(self, name: str, optional: bool = False) -> Iterator[Path | None]:
+        folder = Folder(self.folder)
+        if folder.is_local:
+            path = folder.path / name
+            yield None if optional and not path.is_file() else path
+            return
+        if optional and _absent(folder, name):
+            yield None
+            return
+        with tempfile.TemporaryDirectory(prefix="t2f-dist-") as stage:
+            path = Path(stage, name.rpartition("/")[2])
+            folder.fetch(name, path)
+            yield path
+
+
+def _absent(folder: Folder, name: str) -> bool:
+    try:
+        return folder.size(name) is None
+    except OSError:  # a server may deny what it would not list, or not say how long it is
+        return True
+
+
+def tars(pattern: str) -> list[Tar]:
+    """Those that a pattern names, each once: a file, a folder, a glob, any of them with braces, or a URL.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: a URL of a scheme that is not allowed, or a pattern of a web server's files with a *.
+        OSError: a place cannot be listed.
+    """
+    found: dict[str, Tar] = {}
+    for place in [pattern] if os.path.exists(pattern) else url.expand(pattern):
+        named = _named(url.check(place))
+        if not named:
+            raise FileNotFoundError(
+                f"no .tar at {url.shown(place)}; expected a folder, a file, or a pattern such as 'data/*.tar'"
+            )
+        found |= {tar.place: tar for tar in named}
+    return _rooted(list(found.values()))
+
+
+def _rooted(found: list[Tar]) -> list[Tar]:
+    """With names below one folder, so that no two are the same."""
+    roots = sorted({tar.folder for tar in found})
+    if len(roots) == 1:
+        return found
+    parts = [root.split("/") for root in roots]
+    shared = 0
+    while all(len(part) > shared and part[shared] == parts[0][shared] for part in parts):
+        shared += 1
+    root = "/".join(parts[0][:shared])
+    if url.is_url(roots[0]) and shared < 3:  # s3: "" bucket
+        return found
+    cut = len(root) + 1 if root else 0
+    return [Tar(root or ".", f"{tar.folder}/{tar.name}"[cut:], tar.stamp) for tar in found]
+
+
+def _named(place: str) -> list[Tar]:
+    local = url.local(place)
+    if local is not None:
+        return _local(str(local))
+    folder, name = url.split(place)
+    web = url.scheme(place) in ("http", "https")
+    magic = re.search(r"[*\[]" if web else _MAGIC, place)
+    if magic is None and (name.endswith(".tar") or web):
+        if not web and Folder(folder).size(name) is None:
+            return []
+        entries = [] if web else [entry for entry in Folder(folder).list(name) if entry.name == name]
+        return [Tar(folder, name, entries[0].stamp if entries else "")]
+    root = place[: place.rindex("/", 0, magic.start())] if magic else place.rstrip("/")
+    wanted = _pattern(place[len(root) + 1 :]) if magic else re.compile(r".*\.tar")
+    return [Tar(root, entry.name, entry.stamp) for entry in Folder(root).list() if wanted.fullmatch(entry.name)]
+
+
+def _local(place: str) -> list[Tar]:
+    path = Path(place)
+    if path.is_dir():
+        return [Tar(place, name) for name in walk(path, frozenset([".tar"]))]
+    if path.is_file():
+        return [Tar(str(path.parent), path.name)]
+    magic = _MAGIC.search(place)
+    if magic is None:
+        return []
+    root = place[: place.rfind("/", 0, magic.start()) + 1]
+    wanted = _pattern(place[len(root) :])
+    root = root.rstrip("/") or ("/" if root else ".")
+    if not Path(root).is_dir():
+        return []
+    return [
+        Tar(root, name)
+        for name in _below(Path(root), place.count("/", magic.start()), "**" in place)
+        if wanted.fullmatch(name)
+    ]
+
+
+def _below(root: Path, depth: int, deep: bool) -> list[str]:
+    """The files below a folder; unless `deep`, at most `depth` folders down."""
+    found = []
+    for folder, folders, files in os.walk(root, followlinks=False):
+        below = os.path.relpath(folder, root)
+        level = 0 if below == "." else below.count(os.sep) + 1
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if deep or level < depth else []
+        start = "" if below == "." else below.replace(os.sep, "/") + "/"
+        found += [start + name for name in files if not name.startswith(".")]
+    return sorted(found)
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    """A glob as a regular expression: * and ? within a name, [ab] and [!ab], ** for any folders."""
+    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[!?[^]/]+\])", text)
+    signs = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    found = ""
+    for number, part in enumerate(parts):
+        if number % 2 == 0:
+            found += re.escape(part)
+        elif part in signs:
+            found += signs[part]
+        else:
+            inner = part[1:-1].replace("\\", r"\\").replace("^", r"\^")
+            found += f"[^/{inner[1:]}]" if inner.startswith("!") else f"[{inner}]"
+    try:
+        return re.compile(found)
+    except re.error:
+        raise ValueError(f"{text!r} is not a pattern of file names") from None
+
+
 @dataclass
-class _Sample:
-    image: tuple[str, Slice] | None = None  # its suffix, and where it stands
-    text: Slice | None = None
-    facts: Slice | None = None
-    fault: str = ""  # of a member that is refused
+class Contents:
+    """What a tar holds.
+
+    Attributes:
+        samples: its triplets, and what each says, in the order of the tar.
+        notes: what may be worth a look, a line each.
+    """
+
+    samples: list[tuple[Triplet, Said]]
+    repeated: list[Repeated]
+    notes: list[str]
+
+
+def contents(tar: Tar, path: Path, fields: Fields) -> Contents:
+    """Read the headers, captions and facts of a tar, of which the local path is `path`.
+
+    Raises:
+        OSError: it cannot be read.
+        DamagedTar: it is not whole.
+    """
+    try:
+        found, repeated = triplet.triplets(path)
+    except DamagedTar as error:
+        raise DamagedTar(error.position, error.reason, url.shown(tar.place)) from None
+    notes: list[str] = []
+    samples = []
+    with open(path, "rb") as stream, tar.beside(".parquet") as table:
+        rows = _Rows(table, fields, notes)
+
+        def read(piece: Piece) -> bytes:
+            return os.pread(stream.fileno(), piece.size, piece.offset)
+
+        samples = [(each, triplet.said(each, read, fields, rows)) for each in found.values()]
+    with tar.beside("_stats.json") as stats:
+        successes = _successes(stats)
+    images = sum(each.image is not None for each in found.values())
+    if successes is not None and successes != images:
+        notes.append(f"{url.shown(tar.place)} holds {images} images, where its _stats.json counts {successes}")
+    return Contents(samples, repeated, notes)
+
+
+class _Rows:
+    """The table beside a tar, read when it is first asked for."""
+
+    def __init__(self, path: Path | None, fields: Fields, notes: list[str]):
+        self.path, self.notes = path, notes
+        self.columns = (fields.captions or "caption", "status", "error_message")
+        self.rows: dict[str, dict[str, object]] | None = None
+
+    def __call__(self, key: str) -> Row | None:
+        if self.path is None:
+            return None
+        if self.rows is None:
+            try:
+                self.rows = parquet.rows(self.path, self.columns)
+            except (ValueError, OSError) as error:
+                self.rows = {}
+                self.notes.append(f"captions may be missing: {error}")
+        return self.rows.get(key)
+
+
+def _successes(path: Path | None) -> int | None:
+    if path is None or path.stat().st_size > STATS_BYTES_MAX:
+        return None
+    try:
+        stats = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return None
+    count = stats.get("successes") if isinstance(stats, dict) else None
+    return count if type(count) is int else None
 
 
 @dataclass
@@ -56,133 +304,48 @@ class _Found:
 
 
 def read(recipe: ShardRecipe) -> Raw:
-    """The layout `webdataset`: images and captions of the tars of a folder, of a glob, or of one file.
+    """The layout `webdataset`: images and captions of all tars that `recipe.faces` names.
 
     Raises:
         FileNotFoundError: there is none.
         ValueError: a tar is cut off, damaged or compressed.
+        OSError: it cannot be read.
     """
-    root, tars = _tars(recipe.faces)
+    listed = tars(recipe.faces)
+    fields = Fields(identity=recipe.webdataset.identity_field)
     found = _Found()
-    for tar in tars:
-        samples = _members(root / tar, tar.removesuffix(".tar"), found.refusals)
-        for key, sample in samples.items():
-            _add(f"{tar.removesuffix('.tar')}/{key}", key, tar, sample, recipe, found)
+    for tar in listed:
+        with tar.here() as path:
+            held = contents(tar, path, fields)
+            found.refusals += [_repeated(tar, path, each) for each in held.repeated]
+        for each, said in held.samples:
+            _add(tar, each, said, found)
+    if len({tar.name for tar in listed}) < len(listed):
+        raise ValueError(f"{url.shown(recipe.faces)}: two tars of one name on different servers; shard them apart")
     if not found.pictures and not found.refusals:
-        raise ValueError(f"no image in the tars of {recipe.faces} (such as {tars[0]})")
+        raise ValueError(f"no image in the tars of {url.shown(recipe.faces)} (such as {listed[0].name})")
     pictures = dict(sorted(found.pictures.items()))
-    captions = Source(root, found.mentions)
+    captions = Source(Path(), found.mentions)
     return Raw(pictures, lambda name, _: name if name in pictures else None, captions, refusals=found.refusals)
 
 
-def _tars(place: str) -> tuple[Path, list[str]]:
-    """The folder to which the names of the tars are relative, and the names, sorted."""
-    path = Path(place)
-    if path.is_dir():
-        root, names = path, walk(path, frozenset([".tar"]))
-    elif path.is_file():
-        root, names = path.parent, [path.name]
-    else:
-        root = Path(place[: min((place.find(sign) for sign in "*?[" if sign in place), default=0)] + "x").parent
-        found = [name for name in glob.glob(place, recursive=True) if os.path.isfile(name)]
-        names = sorted(Path(name).relative_to(root).as_posix() for name in found)
-    if not names:
-        raise FileNotFoundError(f"no .tar at {place}; expected a folder, a file, or a pattern such as 'data/*.tar'")
-    return root, names
-
-
-def _members(path: Path, shown: str, refusals: list[Refusal]) -> dict[str, _Sample]:
-    samples: dict[str, _Sample] = {}
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                name = member.name.removeprefix("./")
-                parent, _, base = name.rpartition("/")
-                stem, _, suffix = base.partition(".")
-                kind = (
-                    "image" if f".{suffix.lower()}" in IMAGE_SUFFIXES else {"txt": "text", "json": "facts"}.get(suffix)
-                )
-                if member.isdir() or not stem or kind is None:
-                    continue
-                key = f"{parent}/{stem}" if parent else stem
-                sample = samples.setdefault(key, _Sample())
-                fault = _fault(member, name, kind)
-                if fault:
-                    sample.fault = sample.fault or fault
-                    continue
-                place = Slice(str(path), member.offset_data, member.size)
-                if kind == "facts":
-                    sample.facts = sample.facts or place
-                elif kind == "text" and sample.text is None:
-                    sample.text = place
-                elif kind == "image" and sample.image is None:
-                    sample.image = suffix, place
-                else:
-                    refusals.append(_repeated(kind, f"{shown}/{key}.{suffix}", place, path))
-                tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]  # a tar may have millions
-            end = tar.offset
-    except tarfile.TarError as error:
-        raise ValueError(f"{path}: not a whole tar without compression: {error}") from None
-    if Slice(str(path), end, min(tarfile.BLOCKSIZE, path.stat().st_size - end)).read() != bytes(tarfile.BLOCKSIZE):
-        raise ValueError(f"{path}: cut off or damaged after {end} bytes: no mark of its end; fetch it again")
-    return samples
-
-
-def _fault(member: tarfile.TarInfo, name: str, kind: str) -> str:
-    """Why a member is not read."""
-    if member.issym() or member.islnk():
-        return f"{name} is a link"
-    if not member.isreg() or member.issparse():
-        return f"{name} is not a plain file"
-    if name.startswith("/") or "\\" in name or ".." in PurePosixPath(name).parts:
-        return f"{name} leads out of the folder"
-    return f"{name} has {member.size} bytes" if kind != "image" and member.size > TEXT_BYTES_MAX else ""
-
-
-def _repeated(kind: str, name: str, place: Slice, tar: Path) -> Refusal:
-    reason = "its key stands twice in the tar"
-    if kind == "image":
+def _repeated(tar: Tar, path: Path, repeated: Repeated) -> Refusal:
+    reason, name = "its key stands twice in the tar", f"{tar.stem}/{repeated.name}"
+    if repeated.part == "image":
         return Refusal("images", "rejected", reason, name, where=tar.name)
-    return Refusal("captions", "rejected", reason, name, place.read().decode("utf-8", "replace"), tar.name)
+    text = Slice(str(path), *repeated.piece).read().decode("utf-8", "replace")
+    return Refusal("captions", "rejected", reason, name, text, tar.name)
 
 
-def _add(name: str, key: str, tar: str, sample: _Sample, recipe: ShardRecipe, found: _Found) -> None:
-    facts, fault = _facts(sample.facts) if sample.facts and not sample.fault else ({}, sample.fault)
-    caption = _caption(sample.text) if sample.text else facts.get("caption")
-    identity = key
-    if not fault and recipe.webdataset.identity_field is not None:
-        value = facts.get(recipe.webdataset.identity_field)
-        identity = str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
-        fault = "" if identity else f"its json has no text or number {recipe.webdataset.identity_field!r}"
-    status = facts.get("status", "success")
-    if not fault and status != "success":
-        fault = f"its status is {status}: {facts.get('error_message') or 'without a message'}"
-    if not fault and sample.image is None and sample.facts is not None:
-        fault = "no image in its sample"
-    if sample.image is not None:
-        name = f"{name}.{sample.image[0]}"
-    if fault:
-        found.refusals.append(Refusal("images", "rejected", fault, name, where=tar))
-        if caption is not None:
-            found.refusals.append(Refusal("captions", "rejected", ORPHANED, name, str(caption), tar))
+def _add(tar: Tar, found: Triplet, said: Said, into: _Found) -> None:
+    name = f"{tar.stem}/{found.name}"
+    if said.fault:
+        into.refusals.append(Refusal("images", "rejected", said.fault, name, where=tar.name))
+        into.refusals += [
+            Refusal("captions", "rejected", ORPHANED, name, str(caption), tar.name) for caption in said.captions
+        ]
         return
-    if sample.image is not None:
-        found.pictures[name] = Picture(sample.image[1], identity)
-    if caption is not None:  # of no image, it is counted as unmatched
-        found.mentions.append(Mention(name, caption, None, tar))
-
-
-def _caption(text: Slice) -> str | bytes:
-    content = text.read()
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return content  # refused as what is not text
-
-
-def _facts(place: Slice) -> tuple[dict[str, Any], str]:
-    try:
-        facts = json.loads(place.read())
-    except (ValueError, RecursionError) as error:
-        return {}, f"its json is not readable: {' '.join(str(error).split())}"
-    return (facts, "") if isinstance(facts, dict) else ({}, "its json is not an object")
+    if found.image is not None:
+        piece = Slice(tar.place, *found.image, stamp=tar.stamp)
+        into.pictures[name] = Picture(piece, said.identity or tar.identity(found.key))
+    into.mentions += [Mention(name, caption, None, tar.name) for caption in said.captions]
