@@ -1,12 +1,14 @@
 """What every test may rely on: one thread, no network, nothing of the user's own settings, and a pair of ranks."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from tests import s3
 from tests.ranks import Pair
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: two workers share the cores
@@ -52,6 +54,20 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("T2F_REAL_DATA is not set: no real corpus here")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.Server]:
+    """A real S3 server on the loopback, for all tests of a process."""
+    with s3.rclone(tmp_path_factory.mktemp("s3") / "buckets") as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3_server: s3.Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a new bucket, with the environment set so that this process and its children reach it."""
+    s3_server.into(monkeypatch)
+    return s3_server.make(f"bucket-{secrets.token_hex(4)}")
 
 
 @pytest.fixture(scope="session")

@@ -69,7 +69,8 @@ def judged(error: Exception, place: str) -> Exception | None:
         return judged(cause, place)  # fsspec says so of whatever befell a web server
     code = status(error)
     if code in (404, 410) or (code is None and isinstance(error, FileNotFoundError)):
-        return FileNotFoundError(f"no such file: {where}")
+        bucket = f" ({described(error)})" if "bucket" in str(error).lower() else ""
+        return FileNotFoundError(f"no such file: {where}{bucket}")
     if code in (401, 403) or isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
         named = _CREDENTIALS.get(url.scheme(place), "the environment")
         return PermissionError(f"{where}: access denied ({described(error)}); credentials are taken from {named}")
@@ -88,8 +89,8 @@ def described(error: Exception) -> str:
     """An error in a line, its URLs without their secrets."""
     text = " ".join(str(error).split())
     text = re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]+", lambda match: url.shown(match[0]), text)
-    name = type(error).__name__
-    return (f"{name}: {text}" if text and name not in text else text or name)[:300]
+    name = "" if type(error).__module__ == "builtins" and text else type(error).__name__
+    return (f"{name}: {text}" if text and name and name not in text else text or name)[:300]
 
 
 def status(error: BaseException) -> int | None:

@@ -30,24 +30,27 @@ _STAMPS = ("ETag", "etag", "md5Hash", "crc32c", "blob_id", "oid", "LastModified"
 
 # By process too: after a fork neither the sockets nor the thread of an inherited one are of use, and it is left alone,
 # since closing it would speak on the connections of the parent.
-_opened: dict[tuple[int, str, Patience], Any] = {}
+_opened: dict[tuple[int, str, Patience, tuple[str | None, ...]], Any] = {}
+# What the libraries look at when a filesystem is opened; where one of these has changed, another is opened.
+_ENVIRONMENT = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+_ENVIRONMENT += ("AWS_SESSION_TOKEN", "AWS_PROFILE", "GOOGLE_APPLICATION_CREDENTIALS", "HF_TOKEN", "HF_ENDPOINT")
 
 
 def filesystem(place: str, given: Patience) -> Any:
-    """The fsspec filesystem of a URL, one a process and patience.
+    """The fsspec filesystem of a URL, one a process, patience and environment.
 
     Raises:
         ValueError: the library for its scheme is not installed.
     """
     kind = url.scheme(place)
-    key = os.getpid(), kind, given
+    key = os.getpid(), kind, given, tuple(os.environ.get(name) for name in _ENVIRONMENT)
     if key not in _opened:
         library, extra = _NEEDS[kind]
         try:
             importlib.import_module(library)
-        except ImportError:
+        except ImportError as error:
             raise ValueError(
-                f"{url.shown(place)}: {kind}:// needs {library}: pip install 't2f-dist[{extra}]'"
+                f"{url.shown(place)}: {kind}:// needs {library} ({error}): pip install 't2f-dist[{extra}]'"
             ) from None
         _opened[key] = _open(kind, given)
     return _opened[key]
@@ -59,7 +62,9 @@ def _open(kind: str, given: Patience) -> Any:
     common: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
     if kind == "s3":
         timeouts = {"connect_timeout": given.connect_seconds, "read_timeout": given.read_seconds}
-        found: Any = fsspec.filesystem(kind, config_kwargs={**timeouts, "retries": {"total_max_attempts": 1}}, **common)
+        # Some stores send the checksum of the whole file with a part of it. Shards carry checksums of their own.
+        rest = {"retries": {"total_max_attempts": 1}, "response_checksum_validation": "when_required"}
+        found: Any = fsspec.filesystem(kind, config_kwargs={**timeouts, **rest}, **common)
         found.retries = 1
         return found
     if kind in WEB:

@@ -54,7 +54,7 @@ def check(place: str | Path) -> str:
         raise ValueError(f"{shown(text)!r}: chains of places (::) are not allowed; name one place")
     if not name:
         return text
-    rest = text.strip()[len(name) + 1 :]
+    rest = text.lstrip()[len(name) + 1 :]
     if not rest.startswith("//"):
         raise ValueError(f"{shown(text)!r}: expected {name}:// and no other number of slashes")
     url = f"{name}:{rest}"
