@@ -13,7 +13,7 @@ from PIL import Image
 
 from t2f_dist import cli
 from t2f_dist.config.recipe import ShardRecipe
-from t2f_dist.shard.format import Manifest
+from t2f_dist.shard.manifest import Manifest
 from tests.shard.raw import Corpus
 
 COMMANDS = [[], *([name] for name in cli.main.commands)]
@@ -50,7 +50,7 @@ def test_help_is_quick_and_loads_nothing_heavy(command: list[str]):
 def test_flags_show_the_defaults_of_the_recipe():
     recipe = ShardRecipe(faces="f", out="o").model_dump()
     text = " ".join(run("shard", "--help").output.split())
-    for flag, field in cli._SHARD_FLAGS.items():
+    for flag, field in cli.shard._SHARD_FLAGS.items():
         section, _, key = field.rpartition(".")
         default = recipe[section][key] if section else recipe[key]
         option = next(option for option in cli.main.commands["shard"].params if option.name == flag)

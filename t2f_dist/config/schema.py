@@ -30,12 +30,15 @@ from t2f_dist.config.numbers import Fraction, NonNegativeInt
 class Data(Section):
     """Which shards are read, and how a position in the stream becomes a sample."""
 
-    shards: str  # folder that holds manifest.json
+    shards: str  # folder or URL that holds manifest.json
     split: Literal["train", "validation", "test"] = "train"
     shuffle_window_shards: PositiveInt = 16  # samples are shuffled within this many shards; shards over the epoch
     flip: bool = False  # mirror half of the images
     max_words: PositiveInt = 100  # a longer caption is cut
     mismatch_candidates: PositiveInt = 1  # the mismatched sample is the nearest in words of this many
+    lanes: PositiveInt = 1  # fixed parts of the shards: ranks of a node read only theirs; a multiple of the ranks
+    cache_dir: str | None = None  # of remote shards, on a disk of the node; null: in the home folder's cache
+    cache_bytes: PositiveInt = 50_000_000_000  # at most, for all ranks of a node
     num_workers: NonNegativeInt = 2  # loader processes a rank; 0 reads in the training process
     max_damaged_fraction: Fraction = 0.001  # of images read; past it the run stops
 

@@ -27,10 +27,10 @@ class Item(NamedTuple):
     """One position."""
 
     position: int
-    image: np.ndarray  # uint8 [R, R, 3]
+    image: np.ndarray  # uint8 [3, R, R]
     condition: Mapping[str, np.ndarray]
     mismatched: Mapping[str, np.ndarray]
-    mismatched_image: np.ndarray  # uint8 [R, R, 3], or empty
+    mismatched_image: np.ndarray  # uint8 [3, R, R], or empty
     mismatched_identity: int  # uint64, whose these are; its own where neither is wanted
     identity: int  # uint64
     identity_class: int  # its number in the training split, -1 where it has none
@@ -124,7 +124,10 @@ def _bits(identities: Sequence[int]) -> Tensor:
 
 
 def _images(images: Sequence[np.ndarray]) -> Tensor:
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    planes = np.empty((len(images), *images[0].shape), np.uint8)  # not np.stack, which keeps the pixels' order
+    for target, image in zip(planes, images, strict=True):
+        target[...] = image
+    return torch.from_numpy(planes)
 
 
 def _pad(rows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:

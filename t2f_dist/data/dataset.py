@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -10,23 +9,26 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
 from t2f_dist.config.condition import LogMel, Lstm, Modality, Stored, Waveform
 from t2f_dist.config.loss import AUGMENT_DRAWS
-from t2f_dist.data.batch import Damage, Item
+from t2f_dist.data.batch import Batch, Damage, Item, collate
 from t2f_dist.data.captions import Caption, Captions, similarity
-from t2f_dist.data.order import Order, Place, Window
+from t2f_dist.data.order import Order, Place, Window, lanes
 from t2f_dist.data.positions import Stream, draw
-from t2f_dist.data.shards import Shards
+from t2f_dist.data.shards import MAX_OPEN, Shards
 from t2f_dist.data.speech import listen
 from t2f_dist.shard import format as shard_format
+from t2f_dist.shard import levels
+from t2f_dist.shard.manifest import Manifest
+from t2f_dist.storage.cache import Cache
 from t2f_dist.text.vocabulary import Vocabulary
 
 MAX_SUBSTITUTES = 16  # damaged samples in a row before the data is given up
 MAX_IDENTITY_TRIES = 64  # draws in search of another identity
 NO_DRAWS = np.zeros((3, 0), np.float32)
+NO_IMAGE = np.zeros((3, 0, 0), np.uint8)
 MAX_LOOKED_AT = 4096  # samples, in search of examples
 
 Condition = dict[str, np.ndarray]
@@ -61,6 +63,15 @@ class Wanted:
     augment: bool = False
 
 
+class Request(NamedTuple):
+    """What stands at a position: `turn` counts the samples of its lane, -1 where there is one lane: the position."""
+
+    position: int
+    resolution: int
+    lane: int = 0
+    turn: int = -1
+
+
 class Example(NamedTuple):
     """A sample's whole condition, with nothing drawn."""
 
@@ -69,15 +80,16 @@ class Example(NamedTuple):
 
 
 class Samples(Dataset[Item]):
-    """Random access by (position, resolution); the same item in every process.
+    """Random access by `Request`, or (position, resolution); the same item in every process.
 
     Args:
-        folder: with manifest.json.
+        place: folder or URL, with manifest.json.
         split: train, validation or test.
         seed: of the run; with the position it decides everything drawn.
-        window_shards: see `Order`.
+        window_shards, num_lanes: see `Order`.
         wanted: what an item holds.
         train_split: the split whose identities are numbered; one that is not in it has no class.
+        cache: for shards that are remote.
 
     Raises:
         FileNotFoundError, ValueError: the shards are missing, damaged, hold nothing in `split`, or lack a modality.
@@ -85,51 +97,67 @@ class Samples(Dataset[Item]):
 
     def __init__(
         self,
-        folder: str | Path,
+        place: str | Path,
         split: str,
         seed: int,
         window_shards: int,
         wanted: Wanted,
         train_split: str | None = None,
+        num_lanes: int = 1,
+        cache: Cache | None = None,
     ):
-        self.folder = Path(folder)
-        self.shards = Shards(self.folder, split)
+        self.place = place
+        # Of remote shards no more at a time than the cache is made for: this window and the next.
+        max_open = min(MAX_OPEN, 2 * window_shards) if cache else MAX_OPEN
+        self.shards = Shards(place, split, cache, max_open)
         self.manifest = self.shards.manifest
-        self.order = Order([shard.num_samples for shard in self.shards.listed], seed, window_shards)
+        counts = [shard.num_samples for shard in self.shards.listed]
+        if num_lanes > len(counts):
+            raise ValueError(f"data.lanes {num_lanes} is more than the {len(counts)} shards of {split}: lower it")
+        self.lanes = lanes(counts, seed, window_shards, num_lanes)
         self.seed = seed
         self.wanted = wanted
         self.caption = wanted.modalities.get("caption")
         self.speech = wanted.modalities.get("speech")
-        _check_held(self.manifest, self.folder, wanted.modalities)
+        _check_held(self.manifest, place, wanted.modalities)
         self.vocabulary: Vocabulary | None = None
         self.captions: Captions | None = None
         if self.caption is not None and self.manifest.vocabulary is not None:
-            self.vocabulary = Vocabulary.from_json(self.manifest.read_vocabulary(self.folder))
+            self.vocabulary = Vocabulary.from_json(self.manifest.read_vocabulary(place))
             self.captions = Captions(self.vocabulary, wanted.max_words)
         self.identities: list[int] = []  # in the order of their classes
         self.identity_names: list[str] = []  # where they are a condition
         if wanted.identities or "identity" in wanted.modalities:
             other = train_split not in (None, split)
-            numbered = Shards(self.folder, train_split) if other and train_split else self.shards
+            numbered = Shards(place, train_split, cache, max_open) if other and train_split else self.shards
             self.identities = numbered.identities().tolist()
             if "identity" in wanted.modalities:
                 self.identity_names = numbered.names(self.identities)
         self._classes = {identity: number for number, identity in enumerate(self.identities)}
-        # In the order of the tar, so that one read spans them.
-        self._names = ["image"]
-        self._names += ["captions"] if self.captions else []
-        self._names += ["speech"] if self.speech else []
-        self._names += ["embeddings"] if isinstance(self.caption, Stored) else []
+        # Of the tar, in its order, so that one read spans them and the image.
+        self._conditions = ["speech"] if self.speech else []
+        self._conditions += ["embeddings"] if isinstance(self.caption, Stored) else []
 
-    def __getitem__(self, request: tuple[int, int]) -> Item:
-        position, resolution = request
-        window, index = self.order.window(position)
+    @property
+    def order(self) -> Order:
+        """Of the first lane, which is all where there is one."""
+        return self.lanes[0]
+
+    def needs_tar(self, resolution: int) -> bool:
+        """Whether samples at a resolution are read from the tars, and not from the small files alone."""
+        return resolution > levels.LEVELS[-1] or bool(self._conditions)
+
+    def __getitems__(self, requests: Sequence[Request]) -> Batch:
+        return collate([self[request] for request in requests])
+
+    def __getitem__(self, request: Request | tuple[int, int]) -> Item:
+        position, resolution, lane, turn = Request(*request)
+        window, index = self.lanes[lane].window(position if turn < 0 else turn)
         damage: list[Damage] = []
         for attempt in range(MAX_SUBSTITUTES):
             place = window.place(index)
             try:
-                members = self._members(place, self._names)
-                image = decode(members["image"], resolution)
+                image, members = self._read(place, resolution, True, self._conditions)
                 choice = int(draw(self.seed, Stream.CAPTION, position).integers(2**32))
                 condition = self._condition(place, members, choice, self._start(position, 0))
                 break
@@ -139,7 +167,7 @@ class Samples(Dataset[Item]):
         else:
             raise ValueError(
                 f"{MAX_SUBSTITUTES} damaged samples in a row at position {position}, the last in {damage[-1].shard}:"
-                f" {damage[-1].reason}; run `t2f-dist verify {self.folder}`"
+                f" {damage[-1].reason}; run `t2f-dist verify {self.place}`"
             )
         absent = self._withheld(position, condition) | {name for name in condition if not len(condition[name])}
         mismatched, other_image, other_identity = self._mismatched(
@@ -151,7 +179,7 @@ class Samples(Dataset[Item]):
             absent |= lacking if condition.keys() - absent - lacking else set()
         wanted = self.wanted
         if wanted.flip and draw(self.seed, Stream.FLIP, position).random() < 0.5:
-            image, other_image = image[:, ::-1], other_image[:, ::-1]
+            image, other_image = image[:, :, ::-1], other_image[:, :, ::-1]
         identity = self.shards.identity(place)
         return Item(
             position=position,
@@ -172,11 +200,18 @@ class Samples(Dataset[Item]):
             damage=tuple(damage),
         )
 
-    def _members(self, place: Place, names: Sequence[str]) -> dict[str, bytes]:
-        """Those of `names` that have to be read: captions are kept at hand. Raises DamagedSample."""
-        if self.captions is not None and self.captions.get(place) is not None:
-            names = [name for name in names if name != "captions"]
-        return self.shards.members(place, names) if names else {}
+    def _read(
+        self, place: Place, resolution: int, with_image: bool, conditions: Sequence[str]
+    ) -> tuple[np.ndarray, dict[str, bytes]]:
+        """An image, from the smallest file that has it, and members of the tar. Raises DamagedSample."""
+        whole = with_image and not self.shards.has_level(place, resolution)
+        names = ["image", *conditions] if whole else list(conditions)
+        members = self.shards.members(place, names) if names else {}
+        if not with_image:
+            return NO_IMAGE, members
+        if whole:
+            return self.shards.picture(members["image"], resolution), members
+        return self.shards.level(place, resolution), members
 
     def _start(self, position: int, part: int) -> float:
         return float(draw(self.seed, Stream.SPEECH, position, part).random()) if self.speech else 0.0
@@ -185,7 +220,7 @@ class Samples(Dataset[Item]):
         """All that a sample has of what is wanted: the caption that a number chooses, the voice from `start` on."""
         condition: Condition = {}
         if self.captions is not None and self.captions.get(place) is None:
-            self.captions.read(place, members["captions"])
+            self.captions.read(place, self.shards.captions(place))
         if isinstance(self.caption, Lstm):
             assert self.captions is not None
             captions = self.captions.get(place)
@@ -219,23 +254,20 @@ class Samples(Dataset[Item]):
     ) -> tuple[Condition, np.ndarray, int]:
         """The condition and the image of a sample of another identity, and whose; empty where they are not wanted."""
         condition: Condition = {name: values[:0] for name, values in own.items()}
-        image = np.zeros((0, 0, 3), np.uint8)
+        image = NO_IMAGE
         if not self.wanted.mismatched:
             return condition, image, self.shards.identity(place)
-        names = self._names[1:] if "condition" in self.wanted.mismatched else []
-        names = ["image", *names] if "image" in self.wanted.mismatched else names
+        names = self._conditions if "condition" in self.wanted.mismatched else []
         for other, other_choice in self._nearest(position, window, place, choice, own):
             try:
-                members = self._members(other, names)
+                image, members = self._read(other, resolution, "image" in self.wanted.mismatched, names)
                 if "condition" in self.wanted.mismatched:
                     condition = self._condition(other, members, other_choice, self._start(position, 1))
-                if "image" in self.wanted.mismatched:
-                    image = decode(members["image"], resolution)
             except shard_format.DamagedSample:
                 continue  # counted where it is read as a sample
             return condition, image, self.shards.identity(other)
         raise ValueError(
-            f"{self.folder}: no second identity within {self.order.window_shards} shards of position {position}:"
+            f"{self.place}: no second identity within {self.order.window_shards} shards of position {position}:"
             " mismatched conditions and images need at least two; raise data.shuffle_window_shards, or shard with"
             " --identity"
         )
@@ -282,7 +314,7 @@ class Samples(Dataset[Item]):
         captions = self.captions.get(place)
         if captions is None:
             try:
-                captions = self.captions.read(place, self.shards.members(place, ["captions"])["captions"])
+                captions = self.captions.read(place, self.shards.captions(place))
             except shard_format.DamagedSample:
                 return None  # counted where it is read as a sample
         return captions[choice % len(captions)] if captions else None
@@ -296,7 +328,7 @@ class Samples(Dataset[Item]):
         places = (Place(n, row) for n, shard in enumerate(self.shards.listed) for row in range(shard.num_samples))
         for place in islice(places, MAX_LOOKED_AT):
             try:
-                members = self._members(place, self._names)
+                _, members = self._read(place, 0, False, self._conditions)
                 condition = self._condition(place, members, choice=0, start=0.0)
             except shard_format.DamagedSample:
                 continue  # counted where it is read as a sample
@@ -312,7 +344,7 @@ class Samples(Dataset[Item]):
         voice = f"voice of {self.shards.key(place)}" if "speech" in condition else ""
         if self.caption is None:
             return voice or self.identity_names[int(condition["identity"][0])]
-        texts = shard_format.captions(self.shards.members(place, ["captions"])["captions"])
+        texts = shard_format.captions(self.shards.captions(place))
         return f"{texts[0]} ({voice})" if voice else texts[0]
 
     def close(self) -> None:
@@ -320,7 +352,7 @@ class Samples(Dataset[Item]):
         self.shards.close()
 
 
-def _check_held(manifest: shard_format.Manifest, folder: Path, modalities: Mapping[str, Modality]) -> None:
+def _check_held(manifest: Manifest, folder: str | Path, modalities: Mapping[str, Modality]) -> None:
     """Raise ValueError for a modality that the shards lack."""
     if isinstance(modalities.get("caption"), Lstm) and manifest.vocabulary is None:
         raise ValueError(f"{folder} holds no captions: shard with --captions, or set condition.caption null")
@@ -334,18 +366,3 @@ def _check_held(manifest: shard_format.Manifest, folder: Path, modalities: Mappi
 
 def _without(condition: Condition, absent: set[str]) -> Condition:
     return {name: values[:0] if name in absent else values for name, values in condition.items()}
-
-
-def decode(content: bytes, resolution: int) -> np.ndarray:
-    """An encoded image, box-filtered down to `resolution`. -> uint8 [R, R, 3]
-
-    Raises DamagedSample where it is no image, or smaller than the resolution.
-    """
-    try:
-        image = Image.open(io.BytesIO(content)).convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise shard_format.DamagedSample(f"image: cannot be decoded ({error})") from None
-    factor, rest = divmod(image.width, resolution)
-    if rest or factor < 1 or image.width != image.height:
-        raise shard_format.DamagedSample(f"image: {image.width}x{image.height} has no whole reduction to {resolution}")
-    return np.asarray(image if factor == 1 else image.reduce(factor))

@@ -9,34 +9,40 @@ from __future__ import annotations
 import signal
 import traceback
 from collections.abc import Generator, Iterable, Iterator
+from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from t2f_dist.config.schema import Config
-from t2f_dist.data.batch import Batch, collate
-from t2f_dist.data.dataset import Samples, Wanted
+from t2f_dist.config.schema import Config, Data
+from t2f_dist.data.batch import Batch
+from t2f_dist.data.dataset import Request, Samples, Wanted
+from t2f_dist.data.shards import default_cache
+from t2f_dist.storage import url
+from t2f_dist.storage.cache import Cache
 
 
-class RankPositions(Sampler[list[tuple[int, int]]]):
-    """A rank's share of each global batch: lists of (position, resolution).
+class RankPositions(Sampler[list[Request]]):
+    """A rank's share of each global batch.
 
     Args:
         steps: (first position, global batch size, resolution) of each step to come.
         rank, world_size: the global batch is cut into `world_size` equal runs of consecutive positions.
+        num_lanes: and into so many, one of each lane; divides every batch size.
     """
 
-    def __init__(self, steps: Iterable[tuple[int, int, int]], rank: int, world_size: int):
+    def __init__(self, steps: Iterable[tuple[int, int, int]], rank: int, world_size: int, num_lanes: int = 1):
         self.steps = steps
         self.rank = rank
         self.world_size = world_size
+        self.num_lanes = num_lanes
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Request]]:
         for first, batch_size, resolution in self.steps:
-            assert batch_size % self.world_size == 0
-            share = batch_size // self.world_size
-            start = first + self.rank * share
-            yield [(position, resolution) for position in range(start, start + share)]
+            assert batch_size % self.world_size == batch_size % self.num_lanes == first % self.num_lanes == 0
+            share, run = batch_size // self.world_size, batch_size // self.num_lanes
+            places = range(self.rank * share, (self.rank + 1) * share)
+            yield [Request(first + i, resolution, i // run, first // self.num_lanes + i % run) for i in places]
 
 
 def open_samples(config: Config, split: str | None = None) -> Samples:
@@ -57,8 +63,16 @@ def open_samples(config: Config, split: str | None = None) -> Samples:
         dropout=config.generator.drops_out,
         augment=config.augment is not None,
     )
+    own = split in (None, data.split)
     samples = Samples(
-        data.shards, split or data.split, config.seed, data.shuffle_window_shards, wanted, train_split=data.split
+        data.shards,
+        split or data.split,
+        config.seed,
+        data.shuffle_window_shards,
+        wanted,
+        train_split=data.split,
+        num_lanes=data.lanes if own else 1,
+        cache=open_cache(data),
     )
     stored, needed = samples.manifest.image_resolution, config.stages[-1].resolution
     if stored < needed or stored % needed:
@@ -67,6 +81,13 @@ def open_samples(config: Config, split: str | None = None) -> Samples:
             f" shard again with --resolution {needed}, or end the stages earlier"
         )
     return samples
+
+
+def open_cache(data: Data) -> Cache | None:
+    """The cache of remote shards that a configuration names; None of shards in a local folder."""
+    if url.local(data.shards) is not None and data.cache_dir is None:
+        return None
+    return Cache(Path(data.cache_dir) if data.cache_dir else default_cache(), data.cache_bytes)
 
 
 def batches(
@@ -83,9 +104,9 @@ def batches(
     """
     loader = DataLoader(
         samples,
-        batch_sampler=RankPositions(steps, rank, world_size),
+        batch_sampler=RankPositions(steps, rank, world_size, len(samples.lanes)),
         num_workers=num_workers,
-        collate_fn=collate,
+        collate_fn=_as_it_is,
         pin_memory=pin_memory,
         in_order=True,
         worker_init_fn=_leave_signals_to_the_rank,
@@ -102,6 +123,10 @@ def batches(
         # From a process it comes with its traceback: the last line says it.
         *_, line = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(line.removeprefix("ValueError: ")) from None
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch  # `Samples` collates
 
 
 def _leave_signals_to_the_rank(worker: int) -> None:

@@ -27,9 +27,10 @@ class Stream(IntEnum):
     SPEECH = 10  # where in a long voice to listen
     DROPOUT = 11  # key of a sample's dropout masks
     AUGMENT = 12  # of what the discriminator sees
+    LANES = 13  # which shards a lane owns
 
 
-def draw(seed: int, stream: Stream, position: int, part: int = 0) -> np.random.Generator:
+def draw(seed: int, stream: Stream, position: int, part: int = 0, lane: int = 0) -> np.random.Generator:
     """The generator of a position (0 or more) in a stream; `part` numbers independent draws at one position."""
-    words = np.array([seed, stream, 0, position, part, 0], dtype=np.uint64)
+    words = np.array([seed, stream, 0, position, part, lane], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=words[:2], counter=words[2:]))

@@ -1,4 +1,8 @@
-"""The shards of one split, open for random access: shard and row -> the bytes of a sample's members."""
+"""The shards of one split, open for random access: shard and row -> a picture, captions, and members of the tar.
+
+Their place is a local folder or a URL. What is remote is read through a cache of the node; of a shard only the files
+that are asked for are fetched: small pictures and captions stand in a file of their own.
+"""
 
 from __future__ import annotations
 
@@ -6,49 +10,143 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from t2f_dist.config.recipe import ImageRecipe
+from t2f_dist.data.image import decode, decode_foreign
 from t2f_dist.data.order import Place
 from t2f_dist.shard import format as shard_format
+from t2f_dist.shard import levels
+from t2f_dist.shard.format import DamagedSample
+from t2f_dist.shard.manifest import SPLITS, Manifest, Shard, locate
+from t2f_dist.storage import url
+from t2f_dist.storage.cache import Cache, Held
 
-MAX_OPEN = 64
+MAX_OPEN = 64  # shards, of local files
+CACHE_BYTES = 50_000_000_000  # of a cache that no configuration bounds
 
 
-class OpenShard(NamedTuple):
-    descriptor: int  # of the tar
-    index: np.ndarray  # [samples] records
-    identities: list[int]  # [samples]; the same as in the index, but fast to look up one by one
-    voiced: list[bool]  # [samples]: whether it has a voice
+def default_cache() -> Path:
+    """Where remote shards are kept, unless a configuration says otherwise."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "t2f-dist" / "shards"
+
+
+class OpenShard:
+    """One shard: its index in memory, its files opened when they are asked for.
+
+    Attributes:
+        identities: [samples] as in the index, but fast to look up one by one.
+        voiced: [samples] whether it has a voice.
+    """
+
+    def __init__(self, shard: Shard, index: np.ndarray):
+        self.shard = shard
+        self.index = index
+        self.identities: list[int] = index["identity"].tolist()
+        self.voiced: list[bool] = (index["speech_length"] > 0).tolist()
+        self.lods: list[tuple[int, int]] = list(
+            zip(index["lod_offset"].tolist(), index["lod_length"].tolist(), strict=True)
+        )
+        self.tar: int | None = None  # descriptors
+        self.small: int | None = None
+        self.held: list[Held] = []
+
+    def close(self) -> None:
+        for held in self.held:
+            held.release()
+        for descriptor in () if self.held else (self.tar, self.small):
+            if descriptor is not None:
+                os.close(descriptor)
 
 
 class Shards:
-    """Raises FileNotFoundError, ValueError: the shards are missing, damaged, or hold nothing in `split`."""
+    """Opened as they are asked for.
 
-    def __init__(self, folder: Path, split: str):
-        self.folder = folder
-        self.manifest = shard_format.Manifest.load(folder)
+    Args:
+        place: folder or URL, with manifest.json.
+        split: train, validation or test.
+        cache: for what is remote; None: one in the home folder.
+        max_open: shards at a time.
+
+    Raises FileNotFoundError, ValueError: the shards are missing, damaged, or hold nothing in `split`.
+    """
+
+    def __init__(self, place: str | Path, split: str, cache: Cache | None = None, max_open: int = MAX_OPEN):
+        self.place = place
+        self.manifest = Manifest.load(place)
         self.listed = self.manifest.shards(split)
         if not self.listed:
-            filled = [name for name in shard_format.SPLITS if self.manifest.num_samples(name)]
-            raise ValueError(f"{folder} has no sample in the split {split!r}; there are some in {filled}")
+            filled = [name for name in SPLITS if self.manifest.num_samples(name)]
+            raise ValueError(f"{place} has no sample in the split {split!r}; there are some in {filled}")
+        self.recipe = None if self.manifest.squared else ImageRecipe.model_validate(self.manifest.recipe["image"])
+        self.max_open = max_open
+        self._cache = cache
         self._open: dict[int, OpenShard] = {}
         self._process = os.getpid()
 
     def __getitem__(self, number: int) -> OpenShard:
-        if self._process != os.getpid():  # a forked loader process must not share file descriptors
-            self._open, self._process = {}, os.getpid()
-        if number not in self._open:
-            while len(self._open) >= MAX_OPEN:
-                oldest = next(iter(self._open))
-                os.close(self._open.pop(oldest).descriptor)
+        opened = self._open.get(number) if self._process == os.getpid() else None
+        if opened is None:
+            if self._process != os.getpid():  # a forked loader process must not share file descriptors
+                self._open, self._process = {}, os.getpid()
+            while len(self._open) >= self.max_open:
+                self._open.pop(next(iter(self._open))).close()
             shard = self.listed[number]
-            index = np.asarray(shard_format.open_index(self.folder, shard))
-            descriptor = shard_format.open_shard(self.folder, shard)
-            identities, voiced = index["identity"].tolist(), (index["speech_length"] > 0).tolist()
-            self._open[number] = OpenShard(descriptor, index, identities, voiced)
-        return self._open[number]
+            held = self._fetched(shard.index, shard.index_bytes, shard.index_sha256)
+            path = held.path if held else locate(self.place, shard.index)
+            opened = self._open[number] = OpenShard(shard, np.array(shard_format.open_index(path, shard)))
+            if held:
+                held.release()  # it is in memory
+        return opened
+
+    @property
+    def cache(self) -> Cache:
+        """The cache of what is remote."""
+        if self._cache is None:
+            self._cache = Cache(default_cache(), CACHE_BYTES)
+        return self._cache
+
+    @property
+    def remote(self) -> bool:
+        """Whether any file of the split has to be fetched."""
+        return url.local(self.place) is None or any(url.local(locate(self.place, s.name)) is None for s in self.listed)
+
+    def files(self, number: int, small_only: bool) -> list[tuple[str, int, str]]:
+        """The remote files of a shard that its reading takes: URL, bytes, sha256; of `small_only` without the tar."""
+        shard = self.listed[number]
+        found = [
+            (shard.index, shard.index_bytes, shard.index_sha256),
+            (shard.small, shard.small_bytes, shard.small_sha256),
+        ]
+        found += [] if small_only else [(shard.name, shard.bytes, shard.sha256)]
+        located = [(locate(self.place, name), size, sha256) for name, size, sha256 in found]
+        return [each for each in located if url.local(each[0]) is None]
+
+    def _fetched(self, name: str, size: int, sha256: str) -> Held | None:
+        where = locate(self.place, name)
+        return self.cache.get(where, size, sha256) if url.local(where) is None else None
+
+    def _tar(self, opened: OpenShard) -> int:
+        if opened.tar is None:
+            shard = opened.shard
+            opened.tar = self._descriptor(opened, shard.name, shard.bytes, shard.sha256, shard_format.open_shard)
+        return opened.tar
+
+    def _small(self, opened: OpenShard) -> int:
+        if opened.small is None:
+            shard = opened.shard
+            opened.small = self._descriptor(
+                opened, shard.small, shard.small_bytes, shard.small_sha256, shard_format.open_small
+            )
+        return opened.small
+
+    def _descriptor(self, opened: OpenShard, name: str, size: int, sha256: str, open_local) -> int:
+        held = self._fetched(name, size, sha256)
+        if held is None:
+            return open_local(locate(self.place, name), opened.shard)
+        opened.held.append(held)
+        return held.descriptor
 
     def identity(self, place: Place) -> int:
         return self[place.shard].identities[place.row]
@@ -56,24 +154,57 @@ class Shards:
     def has_voice(self, place: Place) -> bool:
         return self[place.shard].voiced[place.row]
 
+    def has_level(self, place: Place, resolution: int) -> bool:
+        """Whether the picture at a resolution stands in the small file."""
+        end = levels.ENDS.get(resolution)
+        return end is not None and end <= self[place.shard].lods[place.row][1]
+
+    def level(self, place: Place, resolution: int) -> np.ndarray:
+        """A picture of the small file: uint8 [3, R, R]. Raises DamagedSample."""
+        opened = self[place.shard]
+        end = levels.ENDS[resolution]
+        try:
+            return levels.parse(os.pread(self._small(opened), end, opened.lods[place.row][0]), resolution)
+        except ValueError as error:
+            raise DamagedSample(f"lod: {error}") from None
+
+    def picture(self, content: bytes, resolution: int) -> np.ndarray:
+        """The `image` member of a sample at a resolution: uint8 [3, R, R]. Raises DamagedSample."""
+        if self.recipe is None:
+            return decode(content, resolution, self.manifest.image_resolution)
+        return decode_foreign(content, resolution, self.recipe)
+
+    def captions(self, place: Place) -> bytes:
+        """The captions of a sample, from the small file. Raises DamagedSample."""
+        opened = self[place.shard]
+        return shard_format.captions_copy(self._small(opened), opened.index[place.row])
+
     def members(self, place: Place, names: Sequence[str]) -> dict[str, bytes]:
-        """Members of a sample by one read, empty where it has none. Raises DamagedSample."""
-        shard = self[place.shard]
-        record = shard.index[place.row]
+        """Members of a sample from the tar by one read, empty where it has none. Raises DamagedSample."""
+        opened = self[place.shard]
+        record = opened.index[place.row]
         if len(names) == 1:
-            return {names[0]: shard_format.member(shard.descriptor, record, names[0])}
-        return shard_format.read_sample(shard.descriptor, record, names)
+            return {names[0]: shard_format.member(self._tar(opened), record, names[0])}
+        return shard_format.read_sample(self._tar(opened), record, names)
 
     def key(self, place: Place) -> str:
         """The sample's name, for people."""
-        shard = self[place.shard]
-        return shard_format.sample_key(shard.descriptor, shard.index[place.row])
+        opened = self[place.shard]
+        return shard_format.sample_key(self._tar(opened), opened.index[place.row])
+
+    def identity_name(self, place: Place, meta: bytes) -> str:
+        """Whose sample it is, as the corpus writes it, from its `meta` member; of a foreign tar the sample's key."""
+        if self.recipe is None:
+            return str(json.loads(meta)["identity"])
+        return self.key(place)
 
     def identities(self) -> np.ndarray:
         """Those of the split, sorted: uint64 [K]. Reads every index."""
-        return np.unique(
-            np.concatenate([shard_format.open_index(self.folder, shard)["identity"] for shard in self.listed])
-        )
+        found = np.zeros(0, dtype=np.uint64)
+        for start in range(0, len(self.listed), self.max_open):
+            numbers = range(start, min(start + self.max_open, len(self.listed)))
+            found = np.unique(np.concatenate([found, *(self[number].index["identity"] for number in numbers)]))
+        return found
 
     def names(self, identities: Sequence[int]) -> list[str]:
         """Identities as the corpus writes them, from the first sample of each."""
@@ -81,13 +212,13 @@ class Shards:
         for number in range(len(self.listed)):
             for row, identity in enumerate(self[number].identities):
                 if identity not in found:
-                    meta = json.loads(self.members(Place(number, row), ["meta"])["meta"])
-                    found[identity] = str(meta["identity"])
+                    place = Place(number, row)
+                    found[identity] = self.identity_name(place, self.members(place, ["meta"])["meta"])
         return [found[identity] for identity in identities]
 
     def close(self) -> None:
-        """Close the tars that this process has open."""
+        """Close the files that this process has open."""
         if self._process == os.getpid():
-            for shard in self._open.values():
-                os.close(shard.descriptor)
+            for opened in self._open.values():
+                opened.close()
         self._open = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import NamedTuple
 
 import numpy as np
@@ -26,8 +25,8 @@ class Held(NamedTuple):
 
 def read(shards: Shards, place: Place, choice: int) -> Held:
     """The sample at a place, with the caption that a number of 0 or more chooses. Raises DamagedSample."""
-    members = shards.members(place, ["image", "captions", "meta", "speech", "embeddings"])
-    captions = shard_format.captions(members["captions"])
+    members = shards.members(place, ["image", "meta", "speech", "embeddings"])
+    captions = shard_format.captions(shards.captions(place))
     which = choice % max(1, len(captions))
     stored = members["embeddings"]
     embeddings = shard_format.embeddings(stored) if stored else np.zeros((0, 0), np.float32)
@@ -38,5 +37,5 @@ def read(shards: Shards, place: Place, choice: int) -> Held:
         embedding=embeddings[which : which + 1],
         voice=members["speech"],
         identity=shards.identity(place),
-        identity_name=str(json.loads(members["meta"])["identity"]),
+        identity_name=shards.identity_name(place, members["meta"]),
     )

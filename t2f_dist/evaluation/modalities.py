@@ -14,7 +14,8 @@ from t2f_dist.data.speech import listen
 from t2f_dist.evaluation.held import Held
 from t2f_dist.models.snapshot import Snapshot
 from t2f_dist.shard.encode import Rejected, clean_caption, encode_speech
-from t2f_dist.shard.format import Embedding, Manifest, identity_number
+from t2f_dist.shard.format import identity_number
+from t2f_dist.shard.manifest import Embedding, Manifest
 from t2f_dist.text.sentence import SentenceEncoder, fingerprint
 from t2f_dist.text.vocabulary import UNKNOWN, Vocabulary
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2f_dist.data.dataset import decode
+from t2f_dist.data.image import decode
 from t2f_dist.data.order import Order
 from t2f_dist.data.shards import Shards
 from t2f_dist.evaluation.agreement import Agreement, agreement, compare, labels, mean
@@ -20,7 +20,8 @@ from t2f_dist.models.snapshot import Snapshot
 from t2f_dist.portraits.attributes import ATTRIBUTES
 from t2f_dist.portraits.naming import named
 from t2f_dist.portraits.reader import Reader
-from t2f_dist.shard.format import SPLITS, DamagedSample, Manifest
+from t2f_dist.shard.format import DamagedSample
+from t2f_dist.shard.manifest import SPLITS, Manifest
 
 WAYS = {"caption": ("caption",), "speech": ("speech",), "both": ("caption", "speech")}
 """A way of asking -> the modalities that are given; those of the snapshot that are not among them are missing."""
@@ -65,8 +66,8 @@ def evaluate(
         raise ValueError(f"{ONLY}; no sample of the split {split} in {shards} has {nouns}: name another, or --by")
     names = [named(sample.caption) for sample in samples]
     reader = Reader.load()
-    reals = [torch.from_numpy(decode(sample.image, resolution).copy()) for sample in samples]
-    real = reader.read(torch.stack(reals).permute(0, 3, 1, 2))
+    reals = [torch.from_numpy(decode(sample.image, resolution).copy()) for sample in samples]  # [3, R, R]
+    real = reader.read(torch.stack(reals))
     _assert_portraits(shards, samples, given, real, snapshot.facts.sample_rate_hz)
     tables = {}
     for way in ways:
@@ -116,7 +117,7 @@ def _samples(
             condition = conditions.held(sample)
         except DamagedSample as error:
             name = source.listed[place.shard].name
-            raise ValueError(f"{source.folder / name}: {error}; run `t2f-dist verify {source.folder}`") from None
+            raise ValueError(f"{name} in {source.place}: {error}; run `t2f-dist verify {source.place}`") from None
         if all(name in condition for name in needed):
             samples.append(sample)
             given.append(condition)
@@ -153,8 +154,8 @@ def _assert_filled(shards: Path, split: str) -> None:
 def _assert_unseen(source: Shards) -> None:
     if not source.manifest.shards("train"):
         return
-    shared = np.intersect1d(source.identities(), Shards(source.folder, "train").identities())
+    shared = np.intersect1d(source.identities(), Shards(source.place, "train").identities())
     if len(shared):
         raise ValueError(
-            f"{ONLY}; in {source.folder}, {len(shared)} identities of the split are in the training split too"
+            f"{ONLY}; in {source.place}, {len(shared)} identities of the split are in the training split too"
         )

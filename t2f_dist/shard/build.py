@@ -18,17 +18,33 @@ from typing import Any
 from tqdm import tqdm
 
 from t2f_dist.config.recipe import ShardRecipe
-from t2f_dist.shard import format as shard_format
 from t2f_dist.shard.corpus import Entry, Plan, Refusal, lacking, main_reason, plan, refused
 from t2f_dist.shard.embed import Embedder
 from t2f_dist.shard.encode import Rejected, encode_image, encode_speech
+from t2f_dist.shard.manifest import (
+    MANIFEST,
+    REJECTED,
+    SPLITS,
+    VOCABULARY,
+    Kind,
+    Manifest,
+    RejectedFile,
+    Shard,
+    Split,
+    SplitName,
+    Totals,
+    VocabularyFile,
+    digest,
+    shard_name,
+)
 from t2f_dist.shard.writer import Sample, write_shard
+from t2f_dist.storage.folder import write_file
 from t2f_dist.text.sentence import SentenceEncoder
 from t2f_dist.text.vocabulary import Vocabulary
 from t2f_dist.text.words import words
 
 _OURS = re.compile(
-    r"((train|validation|test)-\d{6,}\.(tar|index\.npy)|manifest\.json|vocabulary\.json|rejected\.jsonl)(\.tmp)?"
+    r"((train|validation|test)-\d{6,}\.(tar|small|index\.npy)|manifest\.json|vocabulary\.json|rejected\.jsonl)(\.\d+\.tmp)?"
 )
 
 _SHARDS = 8  # of a split, if it is large enough for that many of at least _SMALL_SHARD samples
@@ -39,20 +55,20 @@ _SMALL_SHARD = 64
 class Task:
     """One shard: a function of the corpus, the recipe and its number, whoever writes it."""
 
-    split: shard_format.SplitName
+    split: SplitName
     number: int
     entries: tuple[Entry, ...]
 
 
 @dataclass
 class Outcome:
-    shard: shard_format.Shard | None = None
+    shard: Shard | None = None
     refusals: list[Refusal] = field(default_factory=list)
     stored: Counter[str] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)  # of words
 
 
-def build(recipe: ShardRecipe, workers: int, overwrite: bool = False, progress: bool = True) -> shard_format.Manifest:
+def build(recipe: ShardRecipe, workers: int, overwrite: bool = False, progress: bool = True) -> Manifest:
     """Write the shards of a recipe to `recipe.out`. The bytes do not depend on `workers`.
 
     A build that was killed is cleaned away and begun again; a finished one is left alone unless `overwrite`.
@@ -73,14 +89,15 @@ def build(recipe: ShardRecipe, workers: int, overwrite: bool = False, progress: 
     outcomes = _run(tasks, recipe, embedder, encoder, min(workers, len(tasks)), progress)
     refusals = corpus.refusals + [refusal for outcome in outcomes for refusal in outcome.refusals]
     rows = "".join(json.dumps(refusal.row(), ensure_ascii=False) + "\n" for refusal in refusals)
-    shard_format.write_file(out / shard_format.REJECTED, rows.encode("utf-8", "replace"))
-    splits: dict[shard_format.SplitName, list[shard_format.Shard]] = {
+    rejected = rows.encode("utf-8", "replace")
+    write_file(out / REJECTED, rejected)
+    splits: dict[SplitName, list[Shard]] = {
         split: [outcome.shard for task, outcome in zip(tasks, outcomes) if task.split == split and outcome.shard]
-        for split in shard_format.SPLITS
+        for split in SPLITS
     }
     if not splits["train"]:
-        raise ValueError(f"no usable sample in train{main_reason(refusals)}; see {out / shard_format.REJECTED}")
-    manifest = shard_format.Manifest(
+        raise ValueError(f"no usable sample in train{main_reason(refusals)}; see {out / REJECTED}")
+    manifest = Manifest(
         # without `out`: the same shards elsewhere are the same shards
         recipe=recipe.model_dump(mode="json", exclude={"out"}),
         image_resolution=recipe.image.resolution,
@@ -88,8 +105,9 @@ def build(recipe: ShardRecipe, workers: int, overwrite: bool = False, progress: 
         sample_rate_hz=recipe.audio.sample_rate_hz if recipe.speech else None,
         vocabulary=_write_vocabulary(out, recipe, tasks, outcomes),
         embedding=embedder.record if embedder else None,
+        rejected=RejectedFile(file=REJECTED, sha256=digest(rejected)),
         splits={
-            split: shard_format.Split(num_samples=sum(shard.num_samples for shard in shards), shards=tuple(shards))
+            split: Split(num_samples=sum(shard.num_samples for shard in shards), shards=tuple(shards))
             for split, shards in splits.items()
         },
         totals=_totals(corpus, refusals, outcomes),
@@ -116,14 +134,14 @@ def _check_free(out: Path, overwrite: bool) -> None:
     foreign = next((name for name in sorted(os.listdir(out)) if not _OURS.fullmatch(name)), None)
     if foreign:
         raise FileExistsError(f"{out} holds {foreign}, which is no shard; choose an empty or a new folder")
-    if (out / shard_format.MANIFEST).exists() and not overwrite:
+    if (out / MANIFEST).exists() and not overwrite:
         raise FileExistsError(f"{out} holds finished shards; --overwrite replaces them")
 
 
 def _clean(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     # The manifest first: without it nothing here counts as finished.
-    for name in sorted(os.listdir(out), key=lambda name: name != shard_format.MANIFEST):
+    for name in sorted(os.listdir(out), key=lambda name: name != MANIFEST):
         (out / name).unlink()
 
 
@@ -212,7 +230,7 @@ def write(
 ) -> Outcome:
     """Encode the entries of a shard and write it; `advance()` is called after each image."""
     outcome = Outcome()
-    path = Path(recipe.out) / shard_format.shard_name(task.split, task.number)
+    path = Path(recipe.out) / shard_name(task.split, task.number)
 
     def samples() -> Iterator[Sample]:
         for entry in task.entries:
@@ -238,7 +256,7 @@ def _encode(
     refusals: list[Refusal],
 ) -> Sample | None:
     try:
-        image, (width, height) = encode_image(entry.image, recipe.image)
+        image, levels, (width, height) = encode_image(entry.image, recipe.image)
     except Rejected as error:
         refusals += refused(entry, str(error))
         return None
@@ -268,12 +286,12 @@ def _encode(
         "speech_source": entry.voice.source if entry.voice else "",
         "speech_samples": speech_samples,
     }
-    return Sample(entry.key, entry.identity, image, entry.captions, meta, speech, speech_samples, embeddings)
+    return Sample(entry.key, entry.identity, image, levels, entry.captions, meta, speech, speech_samples, embeddings)
 
 
 def _write_vocabulary(
     out: Path, recipe: ShardRecipe, tasks: list[Task], outcomes: list[Outcome]
-) -> shard_format.VocabularyFile | None:
+) -> VocabularyFile | None:
     """From the captions of train alone: what a model has not seen in training, it does not know."""
     if recipe.captions is None:
         return None
@@ -283,19 +301,15 @@ def _write_vocabulary(
             counts.update(outcome.counts)
     vocabulary = Vocabulary.from_counts(counts, recipe.text.min_count, recipe.text.max_words)
     content = vocabulary.to_json().encode()
-    shard_format.write_file(out / shard_format.VOCABULARY, content)
-    return shard_format.VocabularyFile(
-        file=shard_format.VOCABULARY, sha256=shard_format.digest(content), num_words=len(vocabulary.words)
-    )
+    write_file(out / VOCABULARY, content)
+    return VocabularyFile(file=VOCABULARY, sha256=digest(content), num_words=len(vocabulary.words))
 
 
-def _totals(
-    corpus: Plan, refusals: list[Refusal], outcomes: list[Outcome]
-) -> dict[shard_format.Kind, shard_format.Totals]:
+def _totals(corpus: Plan, refusals: list[Refusal], outcomes: list[Outcome]) -> dict[Kind, Totals]:
     refused_counts = Counter((refusal.kind, refusal.status) for refusal in refusals)
     stored = sum((outcome.stored for outcome in outcomes), Counter())
     return {
-        kind: shard_format.Totals(
+        kind: Totals(
             found=found,
             stored=stored[kind],
             rejected=refused_counts[kind, "rejected"],

@@ -7,7 +7,7 @@ import numpy as np
 
 from t2f_dist.shard.corpus import Entry
 from t2f_dist.shard.encode import Rejected
-from t2f_dist.shard.format import Embedding
+from t2f_dist.shard.manifest import Embedding
 from t2f_dist.text.sentence import SentenceEncoder
 
 

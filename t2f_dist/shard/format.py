@@ -1,37 +1,31 @@
-"""The shard format: member names, index records, manifest, and the reading of a sample.
+"""The shard format: member names, index records, and the reading of a sample.
 
-Writing is in `t2f_dist.shard.writer`.
-
-`shards/README.md` is the same contract in prose. Anything that changes what stands on the disk raises `VERSION`.
+The manifest is in `t2f_dist.shard.manifest`, the small file in `t2f_dist.shard.levels`, the writing in
+`t2f_dist.shard.writer`. `shards/README.md` is the same contract in prose. Anything that changes what stands on the disk
+raises `manifest.VERSION`.
 """
 
+from __future__ import annotations
+
 import hashlib
-import json
 import math
 import os
 import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-FORMAT = "t2f-dist-shards"
-VERSION = 2
-MANIFEST = "manifest.json"
-VOCABULARY = "vocabulary.json"
-REJECTED = "rejected.jsonl"
-SplitName = Literal["train", "validation", "test"]
-Kind = Literal["images", "captions", "voices"]
-SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
-KINDS: tuple[Kind, ...] = ("images", "captions", "voices")
+from t2f_dist.shard import levels
+from t2f_dist.shard.manifest import Shard
 
 # In the order in which the index names them; all but the last are written to the tar in this order too.
-# "lod" is reserved for raw small levels of detail and absent in version 2.
+# "lod" is the levels record, in the small file; a copy of the captions follows it there.
 MEMBERS = ("image", "captions", "meta", "speech", "embeddings", "lod")
+TAR_MEMBERS = MEMBERS[:-1]
 TAR_BLOCK = 512
+GAPS_MAX = 16 * TAR_BLOCK  # between the members of a sample: headers, padding, members that are not wanted
 _NPY = re.compile(
     rb"\x93NUMPY\x01\x00(..)\{'descr': '<f4', 'fortran_order': False, 'shape': \(([0-9]{1,9}), ([0-9]{1,9})\), \} *\n",
     re.DOTALL,
@@ -52,175 +46,6 @@ class DamagedSample(ValueError):
     """A member's bytes are not those that were written: short, or of another checksum."""
 
 
-class Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Shard(Record):
-    """One tar and the index beside it."""
-
-    name: str
-    num_samples: int
-    bytes: int
-    sha256: str
-    index: str
-    index_sha256: str
-
-
-class Split(Record):
-    num_samples: int
-    shards: tuple[Shard, ...]
-
-    @model_validator(mode="after")
-    def _adds_up(self) -> "Split":
-        if self.num_samples != sum(shard.num_samples for shard in self.shards):
-            raise ValueError(f"num_samples {self.num_samples} is not the sum over its shards")
-        return self
-
-
-class VocabularyFile(Record):
-    file: str
-    sha256: str
-    num_words: int
-
-
-class Embedding(Record):
-    """Of what the caption embeddings are: of a sentence encoder, or as the corpus brought them."""
-
-    size: int  # values a caption
-    model: str  # the name of the encoder's folder; empty for a corpus
-    sha256: str  # the fingerprint of the encoder's files (`t2f_dist.text.sentence`); empty for a corpus
-    source: Literal["model", "corpus"]
-
-    @model_validator(mode="after")
-    def _whole(self) -> "Embedding":
-        if self.size < 1 or bool(self.sha256) != (self.source == "model"):
-            raise ValueError(f"an embedding of size {self.size} from {self.source!r} with sha256 {self.sha256!r}")
-        return self
-
-
-class Totals(Record):
-    """What became of everything found in the corpus; `found` is always the sum of the other three.
-
-    Unmatched: an image that no caption or voice names, or a caption or voice that names no image.
-    """
-
-    found: int
-    stored: int
-    rejected: int
-    unmatched: int
-
-    @model_validator(mode="after")
-    def _adds_up(self) -> "Totals":
-        if self.found != self.stored + self.rejected + self.unmatched:
-            raise ValueError(f"found {self.found} is not stored + rejected + unmatched")
-        return self
-
-
-class Manifest(Record):
-    """All that a reader needs to know of a directory of shards. Written last: its presence means a finished build."""
-
-    format: Literal["t2f-dist-shards"] = FORMAT
-    version: int = VERSION
-    recipe: dict[str, Any]
-    image_resolution: int
-    image_format: Literal["jpg", "png"]
-    sample_rate_hz: int | None  # None: a corpus without voices
-    vocabulary: VocabularyFile | None  # None: a corpus without captions
-    embedding: Embedding | None = None  # None: shards without caption embeddings
-    splits: dict[SplitName, Split]
-    totals: dict[Kind, Totals]
-
-    @classmethod
-    def load(cls, directory: str | Path) -> "Manifest":
-        """Read and check `directory/manifest.json`.
-
-        Raises:
-            FileNotFoundError: no such directory, or a build that never finished.
-            ValueError: not a manifest of this format and version, or one that was changed after it was written.
-        """
-        directory = Path(directory)
-        path = directory / MANIFEST
-        if not directory.is_dir():
-            raise FileNotFoundError(
-                f"no such directory of shards: {directory}; build it with t2f-dist shard (the configuration's header"
-                " says how)"
-            )
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path} is missing: not a directory of shards, or a build that did not finish; "
-                "run `t2f-dist shard` again"
-            )
-        try:
-            content = json.loads(path.read_bytes())
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged (not JSON: {error}); build the shards again") from None
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise ValueError(f"{path} is not a manifest of {FORMAT}")
-        if content.get("version") != VERSION:
-            raise ValueError(
-                f"{path} is of format version {content.get('version')!r}; this t2f-dist reads {VERSION}: "
-                "build the shards again, or use the t2f-dist that wrote them"
-            )
-        if content.pop("checksum", None) != digest(_canonical(content)):
-            raise ValueError(f"{path} is damaged (its checksum does not match); build the shards again")
-        try:
-            return cls.model_validate(content)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise ValueError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-
-    def save(self, directory: str | Path) -> Path:
-        """Write `directory/manifest.json` whole or not at all."""
-        content = self.model_dump(mode="json")
-        content["checksum"] = digest(_canonical(content))
-        path = Path(directory) / MANIFEST
-        write_file(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
-        return path
-
-    @property
-    def fingerprint(self) -> str:
-        """sha256 over the ordered names, sizes, checksums and counts of all shards: the same data, the same value."""
-        rows = [
-            [split, shard.name, shard.bytes, shard.sha256, shard.num_samples]
-            for split in SPLITS
-            for shard in self.shards(split)
-        ]
-        return digest(json.dumps(rows).encode())
-
-    @property
-    def members(self) -> dict[str, str]:
-        """Member -> file extension, for the members that every sample of this directory has in its tar."""
-        return members(self.image_format, self.sample_rate_hz is not None, self.embedding is not None)
-
-    def shards(self, split: str) -> tuple[Shard, ...]:
-        """The shards of a split in order; none for a split that is empty.
-
-        Raises:
-            ValueError: `split` is not train, validation or test.
-        """
-        if split not in SPLITS:
-            raise ValueError(f"no such split: {split!r}; the splits are {', '.join(SPLITS)}")
-        return self.splits[split].shards if split in self.splits else ()
-
-    def num_samples(self, split: str) -> int:
-        return sum(shard.num_samples for shard in self.shards(split))
-
-    def read_vocabulary(self, directory: str | Path) -> str:
-        """The text of vocabulary.json, checked against the manifest, for `Vocabulary.from_json`.
-
-        Raises:
-            ValueError: the corpus has no captions, or the file is damaged.
-        """
-        if self.vocabulary is None:
-            raise ValueError(f"the shards in {directory} hold no captions, so there is no vocabulary")
-        path = Path(directory) / self.vocabulary.file
-        content = path.read_bytes()
-        if digest(content) != self.vocabulary.sha256:
-            raise ValueError(f"{path} is damaged (its checksum does not match); build the shards again")
-        return content.decode()
-
-
 def members(image_format: str, with_speech: bool, with_embeddings: bool = False) -> dict[str, str]:
     """Member -> file extension, in tar order."""
     names = {"image": image_format, "captions": "txt", "meta": "json"}
@@ -229,10 +54,6 @@ def members(image_format: str, with_speech: bool, with_embeddings: bool = False)
     if with_embeddings:
         names["embeddings"] = "npy"
     return names
-
-
-def shard_name(split: str, number: int) -> str:
-    return f"{split}-{number:06d}.tar"
 
 
 def identity_number(identity: str) -> int:
@@ -264,36 +85,77 @@ def embeddings(content: bytes) -> np.ndarray:
     return array
 
 
-def open_index(directory: str | Path, shard: Shard) -> np.ndarray:
-    """The index of a shard: a memory-mapped array [num_samples] of INDEX_DTYPE records.
+def open_index(path: str | Path, shard: Shard) -> np.ndarray:
+    """The index of a shard, from the file at `path`: a memory-mapped array [num_samples] of INDEX_DTYPE records.
+
+    Every record stays within the tar and the small file.
 
     Raises:
         FileNotFoundError: the index is not there.
         ValueError: it is not the one that was written beside this shard.
     """
-    path = Path(directory) / shard.index
+    header = index_header(shard.num_samples)
     with open(path, "rb") as stream:
         if hashlib.file_digest(stream, "sha256").hexdigest() != shard.index_sha256:
             raise ValueError(f"{path} is damaged (its checksum does not match); build the shards again")
-    index = np.load(path, mmap_mode="r", allow_pickle=False)
-    if index.dtype != INDEX_DTYPE or index.shape != (shard.num_samples,):
-        raise ValueError(f"{path} is not an index of {shard.num_samples} samples of format version {VERSION}")
+        stream.seek(0)
+        found = stream.read(len(header))
+    # Not np.load, which evaluates what stands in a header.
+    if found != header or os.path.getsize(path) != len(header) + shard.num_samples * INDEX_DTYPE.itemsize:
+        raise ValueError(f"{path} is not an index of {shard.num_samples} samples of this format version")
+    if not shard.num_samples:
+        return np.zeros(0, INDEX_DTYPE)
+    index = np.memmap(path, INDEX_DTYPE, "r", len(header), (shard.num_samples,))
+    reason = misplaced(index, shard)
+    if reason:
+        raise ValueError(f"{path}: {reason}; build the shards again")
     return index
 
 
-def open_shard(directory: str | Path, shard: Shard) -> int:
-    """A file descriptor of the tar, for `member`; the caller closes it. Its size is checked, its bytes are not.
+def misplaced(index: np.ndarray, shard: Shard) -> str:
+    """Why the records of an index cannot be read from its shard; empty if they can."""
+    sizes = dict.fromkeys(TAR_MEMBERS, shard.bytes) | {"lod": shard.small_bytes}
+    for name, size in sizes.items():
+        offset, length = index[f"{name}_offset"], index[f"{name}_length"].astype(np.uint64)
+        if name == "captions":  # where their copy ends, in the small file
+            copy = index["lod_offset"] + index["lod_length"].astype(np.uint64)
+            if (copy > shard.small_bytes).any() or (length > np.uint64(shard.small_bytes) - copy).any():
+                return "the copy of a sample's captions lies outside of the small file"
+        if (offset > size).any() or (length > np.uint64(size) - offset).any():
+            return f"a member {name} lies outside of its file of {size} bytes"
+    if (index["image_length"] == 0).any():
+        return "a sample without an image"
+    return ""
+
+
+def index_header(num_samples: int) -> bytes:
+    """The header of an index's file: .npy of format 1.0, of which NumPy's own padding differs by version."""
+    text = f"{{'descr': {INDEX_DTYPE.descr!r}, 'fortran_order': False, 'shape': ({num_samples},), }}"
+    length = -(-(10 + len(text) + 1) // 64) * 64 - 10
+    return b"\x93NUMPY\x01\x00" + length.to_bytes(2, "little") + text.ljust(length - 1).encode() + b"\n"
+
+
+def open_shard(path: str | Path, shard: Shard) -> int:
+    """A file descriptor of the tar at `path`, for `member`; the caller closes it. Its size is checked, not its bytes.
 
     Raises:
         FileNotFoundError: the tar is not there.
         ValueError: it is not of the size in the manifest.
     """
-    path = Path(directory) / shard.name
+    return _open(path, shard.bytes)
+
+
+def open_small(path: str | Path, shard: Shard) -> int:
+    """As `open_shard`, of the small file."""
+    return _open(path, shard.small_bytes)
+
+
+def _open(path: str | Path, expected: int) -> int:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     size = os.fstat(descriptor).st_size
-    if size != shard.bytes:
+    if size != expected:
         os.close(descriptor)
-        raise ValueError(f"{path} has {size} bytes where the manifest says {shard.bytes}; copy or build it again")
+        raise ValueError(f"{path} has {size} bytes where the manifest says {expected}; copy or build it again")
     return descriptor
 
 
@@ -301,7 +163,7 @@ def member(descriptor: int, record: np.void, name: str) -> bytes:
     """One member of a sample, its checksum verified; b"" if the sample has none.
 
     Args:
-        descriptor: of the tar, open for reading.
+        descriptor: of the tar, open for reading; for `lod` of the small file.
         record: one record of the shard's index.
         name: one of MEMBERS.
 
@@ -315,8 +177,11 @@ def member(descriptor: int, record: np.void, name: str) -> bytes:
     return _checked(os.pread(descriptor, length, offset), record, name)
 
 
-def read_sample(descriptor: int, record: np.void, names: Sequence[str] = MEMBERS[:-1]) -> dict[str, bytes]:
-    """Several members of a sample by one read: they stand side by side in the tar. As `member` otherwise."""
+def read_sample(descriptor: int, record: np.void, names: Sequence[str] = TAR_MEMBERS) -> dict[str, bytes]:
+    """Several members of a sample by one read: they stand side by side in the tar. As `member` otherwise.
+
+    Members of a foreign tar that stand far apart are read one by one.
+    """
     spans = {
         name: (int(record[f"{name}_offset"]), int(record[f"{name}_length"]))
         for name in names
@@ -326,6 +191,8 @@ def read_sample(descriptor: int, record: np.void, names: Sequence[str] = MEMBERS
         return dict.fromkeys(names, b"")
     start = min(offset for offset, _ in spans.values())
     end = max(offset + length for offset, length in spans.values())
+    if end - start > sum(length for _, length in spans.values()) + GAPS_MAX:
+        return {name: member(descriptor, record, name) for name in names}
     content = os.pread(descriptor, end - start, start)
     return {
         name: _checked(content[spans[name][0] - start :][: spans[name][1]], record, name) if name in spans else b""
@@ -339,28 +206,26 @@ def sample_key(descriptor: int, record: np.void) -> str:
     return name.split(b"\0")[0].decode("ascii", "replace").partition(".")[0]
 
 
+def captions_copy(descriptor: int, record: np.void) -> bytes:
+    """The captions of a sample from the small file, as `captions` takes them. Raises DamagedSample."""
+    length = int(record["captions_length"])
+    if length == 0:
+        return b""
+    offset = int(record["lod_offset"]) + int(record["lod_length"])
+    return _checked(os.pread(descriptor, length, offset), record, "captions")
+
+
+def level(descriptor: int, record: np.void, resolution: int) -> np.ndarray:
+    """One of a sample's small levels, from the small file: uint8 [3, r, r]. Raises DamagedSample."""
+    try:
+        return levels.parse(os.pread(descriptor, levels.ENDS[resolution], int(record["lod_offset"])), resolution)
+    except ValueError as error:
+        raise DamagedSample(f"lod: {error}") from None
+
+
 def _checked(content: bytes, record: np.void, name: str) -> bytes:
     if len(content) != record[f"{name}_length"]:
         raise DamagedSample(f"{name}: {len(content)} bytes where the index says {record[f'{name}_length']}")
     if zlib.crc32(content) != record[f"{name}_crc32"]:
         raise DamagedSample(f"{name}: its checksum does not match the index")
     return content
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a small file whole or not at all: temporary name, fsync, rename."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
-
-
-def _canonical(content: dict[str, Any]) -> bytes:
-    return json.dumps(content, sort_keys=True, ensure_ascii=False).encode()
-
-
-def digest(content: bytes) -> str:
-    """sha256 in hexadecimal."""
-    return hashlib.sha256(content).hexdigest()

@@ -1,7 +1,7 @@
 """Small shards in which samples have a caption, a voice, both or neither, and say themselves which sample they are."""
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,20 @@ from PIL import Image
 
 from t2f_dist.data.order import Place
 from t2f_dist.shard import format as shard_format
+from t2f_dist.shard import levels
+from t2f_dist.shard.manifest import (
+    REJECTED,
+    VOCABULARY,
+    Embedding,
+    Manifest,
+    RejectedFile,
+    Split,
+    SplitName,
+    Totals,
+    VocabularyFile,
+    digest,
+    shard_name,
+)
 from t2f_dist.shard.writer import Sample, write_shard
 from t2f_dist.text.vocabulary import Vocabulary
 
@@ -47,7 +61,7 @@ class Face:
 
     @property
     def image(self) -> np.ndarray:
-        """One grey that says which sample it is, brighter on its right half."""
+        """uint8 [8, 8, 3]: one grey that says which sample it is, brighter on its right half."""
         pixels = np.full((SIDE, SIDE, 3), 3 * self.number, np.uint8)
         pixels[:, SIDE // 2 :] += 60
         return pixels
@@ -62,6 +76,7 @@ class Face:
             key=f"face-{self.number}",
             identity=f"person {self.person}",
             image=png.getvalue(),
+            levels=levels.record(Image.fromarray(self.image)),
             captions=self.captions,
             meta={"identity": f"person {self.person}"},
             speech=voice.getvalue() or None,
@@ -89,33 +104,33 @@ def faces(place: Place) -> Face:
     return Face(place.shard * SHARD + place.row)
 
 
-def write(folder: Path, kind: type[Face] = Face) -> Path:
+def write(folder: Path, kind: type[Face] = Face, with_levels: bool = True) -> Path:
     """4 shards of 12 samples to train on, one of 6 to validate."""
     folder.mkdir()
     text = Vocabulary(WORDS).to_json().encode()
-    (folder / shard_format.VOCABULARY).write_bytes(text)
-    splits: dict[shard_format.SplitName, shard_format.Split] = {}
+    (folder / VOCABULARY).write_bytes(text)
+    splits: dict[SplitName, Split] = {}
     number = 0
     for split, counts in (("train", [SHARD] * NUM_SHARDS), ("validation", [6])):
         shards = []
         for which, count in enumerate(counts):
             samples = [kind(number + row).sample for row in range(count)]
+            samples = samples if with_levels else [replace(sample, levels=b"") for sample in samples]
             number += count
-            name = shard_format.shard_name(split, which)
+            name = shard_name(split, which)
             shard = write_shard(folder / name, iter(samples), "png", with_speech=True, with_embeddings=True)
             assert shard is not None
             shards.append(shard)
-        splits[split] = shard_format.Split(num_samples=sum(counts), shards=tuple(shards))
-    totals = shard_format.Totals(found=number, stored=number, rejected=0, unmatched=0)
-    shard_format.Manifest(
+        splits[split] = Split(num_samples=sum(counts), shards=tuple(shards))
+    totals = Totals(found=number, stored=number, rejected=0, unmatched=0)
+    Manifest(
         recipe={},
         image_resolution=SIDE,
         image_format="png",
         sample_rate_hz=RATE,
-        vocabulary=shard_format.VocabularyFile(
-            file=shard_format.VOCABULARY, sha256=shard_format.digest(text), num_words=len(WORDS)
-        ),
-        embedding=shard_format.Embedding(size=2, model="", sha256="", source="corpus"),
+        vocabulary=VocabularyFile(file=VOCABULARY, sha256=digest(text), num_words=len(WORDS)),
+        embedding=Embedding(size=2, model="", sha256="", source="corpus"),
+        rejected=RejectedFile(file=REJECTED, sha256=digest(b"")),
         splits=splits,
         totals={"images": totals},
     ).save(folder)
@@ -123,12 +138,17 @@ def write(folder: Path, kind: type[Face] = Face) -> Path:
 
 
 def damage(folder: Path, place: Place, member: str) -> str:
-    """Flip a bit of a member; the name of its shard."""
-    shard = shard_format.Manifest.load(folder).shards("train")[place.shard]
-    offset = int(shard_format.open_index(folder, shard)[place.row][f"{member}_offset"])
-    with open(folder / shard.name, "r+b") as tar:
-        tar.seek(offset + 40)
-        byte = tar.read(1)
-        tar.seek(-1, 1)
-        tar.write(bytes([byte[0] ^ 1]))
+    """Flip a bit of a member; of captions, of the copy that is read. The name of its shard."""
+    shard = Manifest.load(folder).shards("train")[place.shard]
+    record = shard_format.open_index(folder / shard.index, shard)[place.row]
+    name, offset = shard.name, int(record[f"{member}_offset"]) + 40
+    if member == "lod":  # its first level
+        name, offset = shard.small, int(record["lod_offset"]) + levels.HEADER_BYTES
+    elif member == "captions":
+        name, offset = shard.small, int(record["lod_offset"] + record["lod_length"])
+    with open(folder / name, "r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte[0] ^ 1]))
     return shard.name

@@ -18,10 +18,10 @@ def item(position: int, **changes) -> Item:
     }
     values = {
         "position": position,
-        "image": np.full((4, 4, 3), position, np.uint8),
+        "image": np.full((3, 4, 4), position, np.uint8),
         "condition": condition,
         "mismatched": {name: value[:1] for name, value in condition.items()},
-        "mismatched_image": np.zeros((0, 0, 3), np.uint8),
+        "mismatched_image": np.zeros((3, 0, 0), np.uint8),
         "mismatched_identity": 2**63 + position,
         "identity": 2**64 - 1 - position,
         "identity_class": position - 1,

@@ -148,7 +148,7 @@ def test_no_loader_process_outlives_an_error_that_is_held(mixed_shards: Path, mo
     assert set(active_children()) - before
     stream.close()
     assert not set(active_children()) - before
-    monkeypatch.setattr("t2f_dist.data.dataset.decode", torn)
+    monkeypatch.setattr("t2f_dist.data.shards.levels.parse", torn)
     with pytest.raises(KeyError, match="unforeseen") as raised:
         next(batches(samples, steps, 0, 1, 1))
     assert raised.value is not None and not set(active_children()) - before

@@ -87,7 +87,7 @@ def test_of_the_other_sample_only_what_is_wanted_is_held(mixed_shards: Path, mis
         if "image" in mismatched:
             assert np.array_equal(item.mismatched_image, full.mismatched_image)
         else:
-            assert item.mismatched_image.shape == (0, 0, 3)
+            assert item.mismatched_image.shape == (3, 0, 0)
         expected = held(full.mismatched) if "condition" in mismatched else set()
         assert held(item.mismatched) == expected
         assert all(np.array_equal(item.mismatched[name], full.mismatched[name]) for name in expected)
@@ -137,6 +137,6 @@ def test_one_identity_alone_cannot_be_mismatched(portrait_shards: Path):
     samples = samples_of(portrait_shards, modalities={"caption": Lstm()})
     for number in range(len(samples.shards.listed)):  # as if the corpus were of one person
         opened = samples.shards[number]
-        samples.shards._open[number] = opened._replace(identities=[7] * len(opened.identities))
+        opened.identities = [7] * len(opened.identities)
     with pytest.raises(ValueError, match="no second identity within 2 shards of position 0"):
         samples[0, 4]

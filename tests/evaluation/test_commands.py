@@ -14,7 +14,7 @@ from t2f_dist import cli
 from t2f_dist.evaluation.conditions import Conditions
 from t2f_dist.evaluation.sample import sample
 from t2f_dist.models import snapshot
-from t2f_dist.shard.format import Manifest
+from t2f_dist.shard.manifest import Manifest
 from tests.evaluation.test_conditions import TEXTS, voices  # noqa: F401
 from tests.evaluation.test_portraits import faces_of
 from tests.models.untrained import untrained

@@ -12,7 +12,8 @@ import torch
 from t2f_dist.evaluation.conditions import Asked, Conditions
 from t2f_dist.evaluation.sample import sample
 from t2f_dist.models.snapshot import Corpus, Snapshot, load, save
-from t2f_dist.shard.format import Manifest, identity_number
+from t2f_dist.shard.format import identity_number
+from t2f_dist.shard.manifest import Manifest
 from t2f_dist.text.vocabulary import Vocabulary
 from tests.models.untrained import untrained
 from tests.sentence_model import model_folder

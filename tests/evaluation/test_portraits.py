@@ -13,7 +13,7 @@ from t2f_dist.models.snapshot import Corpus, Snapshot
 from t2f_dist.portraits.attributes import ATTRIBUTES
 from t2f_dist.portraits.corpus import write_corpus
 from t2f_dist.shard.build import build as build_shards
-from t2f_dist.shard.format import Manifest
+from t2f_dist.shard.manifest import Manifest
 from t2f_dist.text.vocabulary import Vocabulary
 from tests.models.untrained import SAMPLE_RATE_HZ, untrained
 from tests.sentence_model import model_folder

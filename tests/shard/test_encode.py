@@ -22,7 +22,7 @@ def image_file(path: Path) -> File:
 
 def pixels(path: Path, **recipe) -> np.ndarray:
     """What is stored of an image, losslessly: [H, W, 3]."""
-    content, _ = encode_image(image_file(path), ImageRecipe(**{"resolution": 8, "format": "png"} | recipe))
+    content, *_ = encode_image(image_file(path), ImageRecipe(**{"resolution": 8, "format": "png"} | recipe))
     with Image.open(io.BytesIO(content)) as image:
         assert image.mode == "RGB"
         return np.asarray(image)
@@ -105,7 +105,7 @@ def test_every_mode_that_files_have(tmp_path: Path, mode: str):
 
 def test_jpeg_keeps_full_colour(tmp_path: Path):
     Image.fromarray(noise(64, 64)).save(tmp_path / "a.png")
-    content, size = encode_image(image_file(tmp_path / "a.png"), ImageRecipe(resolution=64))
+    content, _, size = encode_image(image_file(tmp_path / "a.png"), ImageRecipe(resolution=64))
     with Image.open(io.BytesIO(content)) as image:
         assert image.format == "JPEG"
         assert {layer[1:3] for layer in image.layer} == {(1, 1)}  # pyright: ignore[reportAttributeAccessIssue]

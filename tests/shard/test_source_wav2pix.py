@@ -13,6 +13,7 @@ from t2f_dist.config.recipe import ImageRecipe, ShardRecipe
 from t2f_dist.shard import format as shard_format
 from t2f_dist.shard.build import build
 from t2f_dist.shard.encode import encode_image
+from t2f_dist.shard.manifest import Manifest
 from t2f_dist.shard.sources import File
 from tests.shard.raw import draw, planned, reasons, speak
 
@@ -60,7 +61,7 @@ def test_two_crops_of_a_number_and_two_voices_of_a_crop(tmp_path: Path):
 
 
 def stored(path: Path, **recipe) -> np.ndarray:
-    content, _ = encode_image(File(str(path.parent), path.name), ImageRecipe(resolution=16, format="png", **recipe))
+    content, *_ = encode_image(File(str(path.parent), path.name), ImageRecipe(resolution=16, format="png", **recipe))
     return np.asarray(Image.open(io.BytesIO(content)))
 
 
@@ -81,7 +82,7 @@ def test_the_swap_leaves_the_background(tmp_path: Path):
 
 def mean_colour(directory: Path) -> np.ndarray:
     """The mean of the middle of every face, [3]."""
-    manifest = shard_format.Manifest.load(directory)
+    manifest = Manifest.load(directory)
     means = []
     for shard in manifest.shards("train"):
         descriptor = shard_format.open_shard(directory, shard)

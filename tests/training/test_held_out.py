@@ -8,7 +8,7 @@ import torch
 from t2f_dist.data.batch import collate
 from t2f_dist.data.loader import open_samples
 from t2f_dist.shard.build import build
-from t2f_dist.shard.format import Manifest
+from t2f_dist.shard.manifest import Manifest
 from t2f_dist.training.growth import Growth
 from t2f_dist.training.held_out import HeldOut
 from t2f_dist.training.loop import train

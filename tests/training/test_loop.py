@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from t2f_dist.shard import format as shard_format
+from t2f_dist.shard.manifest import Manifest
 from t2f_dist.training import status
 from t2f_dist.training.loop import train
 from t2f_dist.training.ranks import Ranks
@@ -17,7 +18,7 @@ from tests.training.small import config
 
 def _damage(shards: Path, share: int) -> None:
     """Flip a byte in the image of every `share`-th training sample."""
-    manifest = shard_format.Manifest.load(shards)
+    manifest = Manifest.load(shards)
     for shard in manifest.shards("train"):
         index = shard_format.open_index(shards, shard)
         with open(shards / shard.name, "r+b") as tar:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from t2f_dist.config.recipe import ShardRecipe
-from t2f_dist.shard.format import SplitName
+from t2f_dist.shard.manifest import SplitName
 from t2f_dist.shard.sources import Mention, Picture, Raw, Refusal, Source
 
 BYTES_MAX = 1 << 30  # of one dataset: compressed, a small file may claim any size

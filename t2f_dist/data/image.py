@@ -1,0 +1,74 @@
+"""An encoded image -> its pixels at a smaller resolution, without decoding what is thrown away.
+
+A JPEG is decoded at the smallest of the scales 1, 1/2, 1/4 and 1/8 of its cosine transform that reaches the resolution,
+and box-filtered from there. The reduced transform is no box filter: of photographs it differs from the whole picture,
+box-filtered, by less than 1 in 255 on average and by 8 at most; of noise by more. At 1/8 it is the mean of each block.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+from t2f_dist.config.recipe import ImageRecipe
+from t2f_dist.shard.format import DamagedSample
+from t2f_dist.shard.picture import FORMATS, Rejected, kept_side, rgb, square
+
+STORED = ("JPEG", "PNG")
+
+
+def decode(content: bytes, resolution: int, stored: int | None = None) -> np.ndarray:
+    """A square image of a shard at a resolution: uint8 planes [3, R, R].
+
+    Args:
+        stored: the side that it must have; None: any whole multiple of the resolution.
+
+    Raises DamagedSample where it is no image, of another side, or of none that the resolution divides.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=STORED) as image:
+            factor, rest = divmod(image.width, resolution)
+            if rest or factor < 1 or image.width != image.height or image.width != (stored or image.width):
+                raise DamagedSample(
+                    f"image: {image.width}x{image.height}"
+                    + (f" pixels, not {stored}" if stored else f" has no whole reduction to {resolution}")
+                )
+            image.draft("RGB", (resolution, resolution))
+            image = image.convert("RGB")
+    except DamagedSample:
+        raise
+    except Exception as error:  # on a broken file Pillow's readers raise nearly anything
+        raise _undecodable(error) from None
+    if image.width > resolution:
+        image = image.reduce(image.width // resolution)
+    return np.asarray(image).transpose(2, 0, 1)
+
+
+def decode_foreign(content: bytes, resolution: int, recipe: ImageRecipe) -> np.ndarray:
+    """An image of any size and format, brought to a square as a recipe says: uint8 planes [3, R, R].
+
+    Raises DamagedSample where it is no image, or is too small.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or 0):
+                raise DamagedSample(f"image: more than {Image.MAX_IMAGE_PIXELS} pixels")
+            size = image.size
+            # Pillow's box filter takes whole pixels: from less than four it would be off by a good part of one.
+            scale = max(1, kept_side(size, recipe) // (4 * resolution))
+            image.draft("RGB", (image.width // scale, image.height // scale))
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            image = rgb(ImageOps.exif_transpose(image), recipe)
+        return np.asarray(square(image, recipe, resolution, size[::-1] if turned else size)).transpose(2, 0, 1)
+    except DamagedSample:
+        raise
+    except Rejected as error:
+        raise DamagedSample(f"image: {error}") from None
+    except Exception as error:
+        raise _undecodable(error) from None
+
+
+def _undecodable(error: Exception) -> DamagedSample:
+    return DamagedSample(f"image: cannot be decoded ({' '.join(str(error).split()) or type(error).__name__})")

@@ -1,0 +1,139 @@
+"""A picture from its bytes to a square of RGB: decoded, upright, without transparency, cropped and reduced."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image, ImageColor, ImageOps
+
+from t2f_dist.config.recipe import ImageRecipe
+
+# Named, so that no plugin that runs another program (EPS: ghostscript) is ever reached by a file's content.
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+
+
+class Rejected(ValueError):
+    """A file that cannot become part of a sample; the message is the reason."""
+
+
+def opened(read: Callable[[], bytes]) -> Image.Image:
+    """A picture from its bytes, decoded and upright.
+
+    Raises:
+        Rejected: it cannot be read, or has too many pixels.
+    """
+    try:
+        stream = io.BytesIO(read())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(stream, formats=FORMATS) as image:
+                image.load()
+                return ImageOps.exif_transpose(image)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise Rejected(f"more than {Image.MAX_IMAGE_PIXELS} pixels") from None
+    except FileNotFoundError:
+        raise Rejected("no such file") from None
+    except Exception as error:  # on a broken file Pillow's readers raise nearly anything
+        text = "not an image" if isinstance(error, Image.UnidentifiedImageError) else " ".join(str(error).split())
+        raise Rejected(f"unreadable image: {text or type(error).__name__}") from None
+
+
+def rgb(image: Image.Image, recipe: ImageRecipe) -> Image.Image:
+    """Any mode as the recipe wants it in RGB. Raises Rejected as `flat`."""
+    if not recipe.swap_red_blue:
+        return flat(image, recipe.background)
+    # The swap comes last, and must leave the background as it is named.
+    red, green, blue = (recipe.background[start : start + 2] for start in (1, 3, 5))
+    return Image.merge("RGB", flat(image, f"#{blue}{green}{red}").split()[::-1])
+
+
+def flat(image: Image.Image, background: str) -> Image.Image:
+    """Any mode as RGB; transparent pixels show the background, 16 bits are scaled to 8.
+
+    Raises:
+        Rejected: pixels of a kind that has no plain meaning in 8 bits.
+    """
+    if image.mode.startswith("I"):
+        # Pillow reads 16-bit greyscale as I;16 or as I, by file format
+        values = np.asarray(image, dtype=np.float64)
+        if values.min() < 0 or values.max() > 65535:
+            raise Rejected("32-bit pixels")
+        return Image.fromarray(np.rint(values / 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise Rejected("floating-point pixels, of which the range is not known")
+    try:
+        if not image.has_transparency_data:
+            return image.convert("RGB")
+        under = Image.new("RGBA", image.size, ImageColor.getrgb(background))
+        return Image.alpha_composite(under, image.convert("RGBA")).convert("RGB")
+    except ValueError:
+        raise Rejected(f"pixels of mode {image.mode}") from None
+
+
+def square(
+    image: Image.Image, recipe: ImageRecipe, resolution: int | None = None, size: tuple[int, int] | None = None
+) -> Image.Image:
+    """Crop, then fit, then one area filter down to the resolution (Pillow's BOX; an exact mean at whole ratios).
+
+    Args:
+        resolution: pixels a side, if not the recipe's.
+        size: width and height that the picture had, where it was decoded at a reduced scale.
+
+    Raises:
+        Rejected: smaller than the resolution and `allow_upscale` is off.
+    """
+    size = size or image.size
+    resolution = resolution or recipe.resolution
+    left, top, right, bottom = _box(size, recipe)
+    width, height = right - left, bottom - top
+    if min(width, height) < 1:
+        raise Rejected(f"nothing is left of {size[0]}x{size[1]} pixels after the crop")
+    smaller = max(width, height) if recipe.fit == "pad" else min(width, height)
+    if smaller < resolution and not recipe.allow_upscale:
+        raise Rejected(
+            f"{width}x{height} pixels after the crop, smaller than the resolution {resolution} (allow_upscale is off)"
+        )
+    across, down = image.width / size[0], image.height / size[1]  # 1, unless it was reduced
+    box = (left * across, top * down, right * across, bottom * down)
+    if recipe.fit != "pad" or width == height:
+        return _resize(image, (resolution, resolution), box)
+    scale = resolution / max(width, height)
+    inner = max(1, round(width * scale)), max(1, round(height * scale))
+    canvas = Image.new("RGB", (resolution, resolution), recipe.background)
+    offset = (resolution - inner[0]) // 2, (resolution - inner[1]) // 2
+    canvas.paste(_resize(image, inner, box), offset)
+    return canvas
+
+
+def kept_side(size: tuple[int, int], recipe: ImageRecipe) -> int:
+    """The shorter side in pixels of the part of a picture that is kept."""
+    left, top, right, bottom = _box(size, recipe)
+    return min(right - left, bottom - top)
+
+
+def _box(size: tuple[int, int], recipe: ImageRecipe) -> tuple[int, int, int, int]:
+    """The part of the picture that is kept, in whole pixels."""
+    width, height = size
+    if recipe.crop_box is not None:
+        left, top, right, bottom = (round(share * side) for share, side in zip(recipe.crop_box, size * 2))
+    else:
+        kept_width, kept_height = round(width * recipe.crop_fraction), round(height * recipe.crop_fraction)
+        if recipe.fit == "crop":
+            kept_width = kept_height = round(min(width, height) * recipe.crop_fraction)
+        left, top = (width - kept_width) // 2, (height - kept_height) // 2
+        right, bottom = left + kept_width, top + kept_height
+    if recipe.fit == "crop":
+        side = min(right - left, bottom - top)
+        left += (right - left - side) // 2
+        top += (bottom - top - side) // 2
+        right, bottom = left + side, top + side
+    return left, top, right, bottom
+
+
+def _resize(image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]) -> Image.Image:
+    larger = size[0] > box[2] - box[0] or size[1] > box[3] - box[1]
+    return image.resize(size, Image.Resampling.BICUBIC if larger else Image.Resampling.BOX, box=box)
