@@ -1,18 +1,29 @@
-"""Shards re-read against their manifest."""
+"""Shards re-read against their manifest, some at a time."""
+
+from __future__ import annotations
 
 import hashlib
-import io
+import multiprocessing
 import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
-from PIL import Image
 from tqdm import tqdm
 
 from t2f_dist.shard import format as shard_format
-from t2f_dist.shard.format import Manifest, Shard
+from t2f_dist.shard.decoded import undecodable
+from t2f_dist.shard.manifest import MANIFEST, SPLITS, Shard, digest
+from t2f_dist.shard.shelf import Shelf
+from t2f_dist.storage import url
+
+STRAY = (".tar", ".npy", ".small", ".tmp")
+DAMAGE_MAX = 1000  # that is told of one shard
 
 
 @dataclass(frozen=True)
@@ -27,102 +38,159 @@ class Damage:
         return f"{self.file}{f' ({self.key})' if self.key else ''}: {self.what}"
 
 
-def verify(directory: str | Path, decode: bool = False, progress: bool = True) -> list[Damage]:
+def verify(place: str | Path, decode: bool = False, workers: int = 1, progress: bool = True) -> list[Damage]:
     """Compare every file of a directory of shards with the manifest: sizes, checksums, counts, each member.
 
     Args:
-        decode: also decode each image, voice and embedding, and compare resolution, rate, length and size.
+        place: a path or URL; remote files, and tars that stand elsewhere, are fetched one at a time a worker.
+        decode: also decode each image, voice and embedding, and compare resolution, rate, length and size, and the
+            small levels with the image.
+        workers: processes.
         progress: show a bar of bytes.
 
     Returns:
         What is damaged, in the order of the manifest; nothing if all is well.
 
     Raises:
-        FileNotFoundError, ValueError: there is no manifest that can be read.
+        FileNotFoundError, ValueError, OSError: there is no manifest that can be read.
     """
-    directory = Path(directory)
-    manifest = Manifest.load(directory)
-    shards = [shard for split in shard_format.SPLITS for shard in manifest.shards(split)]
+    with Shelf(place) as shelf:
+        shards = [shard for split in SPLITS for shard in shelf.manifest.shards(split)]
+        total = sum(shard.bytes + shard.small_bytes for shard in shards)
+        with tqdm(total=total, unit="B", unit_scale=True, desc="verify", disable=not progress) as bar:
+            damage: list[list[Damage]] = [[] for _ in shards]
+            for number, found in _each(shelf, shards, decode, min(workers, len(shards))):
+                damage[number] = found
+                bar.update(shards[number].bytes + shards[number].small_bytes)
+        return [found for each in damage for found in each] + _others(shelf, shards)
+
+
+def _each(shelf: Shelf, shards: list[Shard], decode: bool, workers: int) -> Iterator[tuple[int, list[Damage]]]:
+    """The number of each shard, and what is damaged in it, as they are done."""
+    if workers <= 1:
+        yield from ((number, _verify_shard(shelf, shard, decode)) for number, shard in enumerate(shards))
+        return
+    # spawn, not fork: the same on every platform, and safe whatever threads the caller has
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _start_worker, (shelf.place,)) as pool:
+        pending = {pool.submit(_verify_in_worker, shard, decode): number for number, shard in enumerate(shards)}
+        try:
+            while pending:
+                done, _ = wait(pending, return_when=FIRST_COMPLETED)
+                yield from ((pending.pop(future), future.result()) for future in done)
+        except BrokenProcessPool:
+            raise ValueError("a process was killed, most likely for want of memory; use fewer --workers") from None
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+_shelf: Shelf | None = None  # of a worker process
+
+
+def _start_worker(place: str | Path) -> None:
+    global _shelf
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, and stops the pool
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def leave_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    # A pool's workers wait for tasks for ever if the parent is killed.
+    threading.Thread(target=leave_with_parent, daemon=True).start()
+    _shelf = Shelf(place)
+
+
+def _verify_in_worker(shard: Shard, decode: bool) -> list[Damage]:
+    assert _shelf is not None
+    return _verify_shard(_shelf, shard, decode)
+
+
+def _verify_shard(shelf: Shelf, shard: Shard, decode: bool) -> list[Damage]:
+    try:
+        with shelf.index(shard) as index:
+            records = np.array(index)
+    except (OSError, ValueError) as error:
+        return [Damage(shard.index, _reason(error))]
     damage = []
-    with tqdm(
-        total=sum(shard.bytes for shard in shards), unit="B", unit_scale=True, desc="verify", disable=not progress
-    ) as bar:
-        for shard in shards:
-            damage += _verify_shard(directory, shard, manifest, decode)
-            bar.update(shard.bytes)
+    try:
+        with shelf.small(shard) as small:
+            damage += _verify_small(small, shard, records)
+            try:
+                with shelf.whole_tar(shard) as tar:
+                    damage += _verify_tar(tar, small, shelf, shard, records, decode)
+            except (OSError, ValueError) as error:
+                damage.append(Damage(url.shown(shard.name), _reason(error)))
+    except (OSError, ValueError) as error:
+        damage.append(Damage(shard.small, _reason(error)))
+    return damage[:DAMAGE_MAX]
+
+
+def _verify_small(small: int, shard: Shard, records: np.ndarray) -> list[Damage]:
+    damage = []
+    for row, record in enumerate(records):
+        for read in (shard_format.captions_copy, _levels):
+            try:
+                read(small, record)
+            except shard_format.DamagedSample as error:
+                damage.append(Damage(shard.small, str(error), f"sample {row}"))
+    if _sha256(small) != shard.small_sha256 and not damage:
+        damage.append(Damage(shard.small, "its checksum does not match, though that of every sample does"))
+    return damage
+
+
+def _levels(small: int, record: np.void) -> bytes:
+    return shard_format.member(small, record, "lod")
+
+
+def _verify_tar(tar: int, small: int, shelf: Shelf, shard: Shard, records: np.ndarray, decode: bool) -> list[Damage]:
+    damage = []
+    for record in records:
+        for name in shard_format.TAR_MEMBERS:
+            if name == "captions" and not record["captions_offset"]:
+                continue  # of a tar of others, whose captions stand in no member of their own
+            reason = ""
+            try:
+                content = shard_format.member(tar, record, name)
+                if decode:
+                    reason = undecodable(content, name, record, shelf.manifest, small)
+            except shard_format.DamagedSample as error:
+                reason = str(error)
+            if reason:
+                damage.append(Damage(url.shown(shard.name), reason, shard_format.sample_key(tar, record)))
+    if _sha256(tar) != shard.sha256 and not damage:
+        what = "its checksum does not match, though that of every sample does"
+        damage.append(Damage(url.shown(shard.name), what))
+    return damage
+
+
+def _others(shelf: Shelf, shards: list[Shard]) -> list[Damage]:
+    """What is damaged or left over beside the shards."""
+    damage = []
+    manifest = shelf.manifest
     if manifest.vocabulary is not None:
         try:
-            manifest.read_vocabulary(directory)
+            manifest.read_vocabulary(shelf.place)
         except (OSError, ValueError) as error:
             damage.append(Damage(manifest.vocabulary.file, _reason(error)))
-    known = {name for shard in shards for name in (shard.name, shard.index)}
-    for name in sorted(os.listdir(directory)):
-        if name.endswith((".tar", ".npy", ".tmp")) and name not in known:
+    try:
+        if digest(shelf.read(manifest.rejected.file)) != manifest.rejected.sha256:
+            damage.append(Damage(manifest.rejected.file, "its checksum does not match"))
+    except OSError as error:
+        damage.append(Damage(manifest.rejected.file, _reason(error)))
+    known = {name for shard in shards for name in (shard.name, shard.index, shard.small)}
+    for name in shelf.names():
+        if name.endswith(STRAY) and name not in known and name != MANIFEST:
             damage.append(Damage(name, "not in the manifest"))
     return damage
 
 
-def _verify_shard(directory: Path, shard: Shard, manifest: Manifest, decode: bool) -> list[Damage]:
-    try:
-        index = shard_format.open_index(directory, shard)
-    except (OSError, ValueError) as error:
-        return [Damage(shard.index, _reason(error))]
-    try:
-        descriptor = shard_format.open_shard(directory, shard)
-    except (OSError, ValueError) as error:
-        return [Damage(shard.name, _reason(error))]
-    try:
-        damage = [
-            found for record in index for found in _verify_sample(descriptor, record, shard.name, manifest, decode)
-        ]
-        with open(descriptor, "rb", closefd=False) as stream:
-            if hashlib.file_digest(stream, "sha256").hexdigest() != shard.sha256 and not damage:
-                damage.append(Damage(shard.name, "its checksum does not match, though that of every sample does"))
-    finally:
-        os.close(descriptor)
-    return damage
-
-
-def _verify_sample(descriptor: int, record: np.void, file: str, manifest: Manifest, decode: bool) -> list[Damage]:
-    damage = []
-    for name in shard_format.MEMBERS:
-        try:
-            content = shard_format.member(descriptor, record, name)
-            # A sample may lack a voice, but not the embeddings that all of its directory have.
-            held = content or (name == "embeddings" and manifest.embedding)
-            reason = _undecodable(content, name, record, manifest) if decode and held else ""
-        except shard_format.DamagedSample as error:
-            reason = str(error)
-        if reason:
-            damage.append(Damage(file, reason, shard_format.sample_key(descriptor, record)))
-    return damage
-
-
-def _undecodable(content: bytes, name: str, record: np.void, manifest: Manifest) -> str:
-    """Why a member, whose checksum is right, still does not hold what the index and the manifest say; or empty."""
-    if name == "image":
-        try:
-            with Image.open(io.BytesIO(content)) as image:
-                image.load()
-        except (OSError, SyntaxError, ValueError) as error:
-            return f"image: {error}"
-        if image.size != (manifest.image_resolution,) * 2:
-            return f"image: {image.width}x{image.height} pixels, not {manifest.image_resolution}"
-    elif name == "captions" and len(shard_format.captions(content)) != record["num_captions"]:
-        return f"captions: {len(shard_format.captions(content))}, not {record['num_captions']} as the index says"
-    elif name == "speech":
-        try:
-            samples, rate = soundfile.read(io.BytesIO(content), dtype="int16")
-        except soundfile.SoundFileError as error:
-            return f"speech: {error}"
-        if rate != manifest.sample_rate_hz or samples.shape != (int(record["speech_samples"]),):
-            return f"speech: {samples.shape} samples at {rate} Hz, not as the index and the manifest say"
-    elif name == "embeddings":
-        array = shard_format.embeddings(content)
-        expected = (int(record["num_captions"]), manifest.embedding.size if manifest.embedding else 0)
-        if array.shape != expected:
-            return f"embeddings: {list(array.shape)}, not {list(expected)} as the index and the manifest say"
-    return ""
+def _sha256(descriptor: int) -> str:
+    with open(descriptor, "rb", closefd=False) as stream:
+        stream.seek(0)
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _reason(error: Exception) -> str:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from t2f_dist.shard import format as shard_format
-from t2f_dist.shard.format import Manifest
+from t2f_dist.shard.manifest import SPLITS, Manifest, Shard, Split
 from t2f_dist.shard.verify import verify
-from t2f_dist.shard.writer import Sample, write_shard
+from t2f_dist.shard.writer import Sample, Written, write_index, write_shard, write_small
 
 
 @pytest.fixture
@@ -31,9 +31,9 @@ def test_what_was_written_is_whole(shards: Path):
 @pytest.mark.parametrize("name", ["image", "captions", "meta", "speech"])
 def test_a_flipped_byte_names_its_sample(copy: Path, name: str):
     shard = Manifest.load(copy).shards("train")[-1]
-    index = shard_format.open_index(copy, shard)
+    index = shard_format.open_index(copy / shard.index, shard)
     record = next(record for record in index if record[f"{name}_length"])
-    descriptor = shard_format.open_shard(copy, shard)
+    descriptor = shard_format.open_shard(copy / shard.name, shard)
     flip(copy / shard.name, int(record[f"{name}_offset"]) + int(record[f"{name}_length"]) // 2)
     (damage,) = verify(copy, progress=False)
     assert (damage.file, damage.key) == (shard.name, shard_format.sample_key(descriptor, record))
@@ -48,8 +48,10 @@ def embedded_copy(embedded: Path, tmp_path: Path) -> Path:
 def test_embeddings_are_whole_and_a_flipped_bit_is_found(embedded_copy: Path):
     assert verify(embedded_copy, decode=True, progress=False) == []
     shard = Manifest.load(embedded_copy).shards("train")[0]
-    record = next(record for record in shard_format.open_index(embedded_copy, shard) if record["num_captions"])
-    descriptor = shard_format.open_shard(embedded_copy, shard)
+    record = next(
+        record for record in shard_format.open_index(embedded_copy / shard.index, shard) if record["num_captions"]
+    )
+    descriptor = shard_format.open_shard(embedded_copy / shard.name, shard)
     flip(embedded_copy / shard.name, int(record["embeddings_offset"]) + int(record["embeddings_length"]) - 1)
     (damage,) = verify(embedded_copy, progress=False)
     assert (damage.file, damage.key) == (shard.name, shard_format.sample_key(descriptor, record))
@@ -59,7 +61,7 @@ def test_embeddings_are_whole_and_a_flipped_bit_is_found(embedded_copy: Path):
 def test_embeddings_of_another_size_than_promised(embedded_copy: Path, shards: Path):
     manifest = Manifest.load(embedded_copy)
     assert manifest.embedding is not None
-    num_samples = sum(manifest.num_samples(split) for split in shard_format.SPLITS)
+    num_samples = sum(manifest.num_samples(split) for split in SPLITS)
     other = manifest.embedding.model_copy(update={"size": 100})
     manifest.model_copy(update={"embedding": other}).save(embedded_copy)
     assert verify(embedded_copy, progress=False) == []
@@ -73,7 +75,7 @@ def test_embeddings_of_another_size_than_promised(embedded_copy: Path, shards: P
     plain = Manifest.load(copy)
     plain.model_copy(update={"embedding": other}).save(copy)
     damage = verify(copy, decode=True, progress=False)
-    assert len(damage) == sum(plain.num_samples(split) for split in shard_format.SPLITS)
+    assert len(damage) == sum(plain.num_samples(split) for split in SPLITS)
 
 
 @pytest.mark.parametrize(
@@ -84,31 +86,89 @@ def test_embeddings_that_were_written_wrong(embedded_copy: Path, rows: int, valu
     shard = manifest.shards("train")[0]
     path = embedded_copy / shard.name
     samples = [
-        Sample("good", "x", b"", ["a", "b"], {}, embeddings=np.zeros((2, 384), np.float32)),
-        Sample("bad", "x", b"", ["a", "b"][:rows], {}, embeddings=np.full((rows, 384), value, np.float32)),
+        Sample("good", "x", b"i", b"", ["a", "b"], {}, embeddings=np.zeros((2, 384), np.float32)),
+        Sample("bad", "x", b"i", b"", ["a", "b"][:rows], {}, embeddings=np.full((rows, 384), value, np.float32)),
     ]
     written = write_shard(path, iter(samples), "jpg", True, True)
     assert written is not None
-    index = np.array(shard_format.open_index(embedded_copy, written))
+    index = np.array(shard_format.open_index(embedded_copy / written.index, written))
     index["num_captions"] = 2
-    np.save(embedded_copy / written.index, index)
-    digest = shard_format.digest((embedded_copy / written.index).read_bytes())
-    written = written.model_copy(update={"index_sha256": digest})
-    split = shard_format.Split(num_samples=2, shards=(written,))
+    again = write_index(embedded_copy / written.index, list(index))
+    written = written.model_copy(update={"index_sha256": again.sha256})
+    split = Split(num_samples=2, shards=(written,))
     manifest.model_copy(update={"splits": {"train": split}}).save(embedded_copy)
     damage = [found for found in verify(embedded_copy, decode=True, progress=False) if "embeddings" in found.what]
     assert [(found.file, found.key) for found in damage] == [(written.name, "bad")]
     assert re.search(reason, damage[0].what)
 
 
-def test_every_byte_of_a_tar_counts(copy: Path):
+@pytest.mark.parametrize("which", ["name", "small", "index"])
+def test_every_byte_of_a_file_counts(copy: Path, which: str):
     shard = Manifest.load(copy).shards("test")[0]
+    name = shard.model_dump()[which]
     random = np.random.Generator(np.random.Philox(key=3))
-    for place in random.integers(0, shard.bytes, 40):
-        flip(copy / shard.name, int(place))
-        assert verify(copy, progress=False)
-        flip(copy / shard.name, int(place))
+    for place in random.integers(0, (copy / name).stat().st_size, 30):
+        flip(copy / name, int(place))
+        assert {damage.file for damage in verify(copy, progress=False)} == {name}
+        flip(copy / name, int(place))
     assert verify(copy, progress=False) == []
+
+
+def test_a_flipped_byte_of_the_small_file_names_its_sample(copy: Path):
+    shard = Manifest.load(copy).shards("train")[0]
+    record = shard_format.open_index(copy / shard.index, shard)[2]
+    for place, what in ((10, "lod"), (200, "lod"), (int(record["lod_length"]), "captions")):
+        flip(copy / shard.small, int(record["lod_offset"]) + place)
+        (damage,) = verify(copy, progress=False)
+        assert (damage.file, damage.key) == (shard.small, "sample 2") and what in damage.what
+        flip(copy / shard.small, int(record["lod_offset"]) + place)
+
+
+def test_any_number_of_processes_finds_the_same(copy: Path):
+    for shard in Manifest.load(copy).shards("train"):
+        flip(copy / shard.name, shard.bytes // 3)
+    (copy / Manifest.load(copy).shards("train")[1].small).unlink()
+    found = verify(copy, decode=True, workers=1, progress=False)
+    assert len(found) >= len(Manifest.load(copy).shards("train"))
+    assert verify(copy, decode=True, workers=2, progress=False) == found
+
+
+def rewrite_small(folder: Path, shard: Shard, change) -> Shard:
+    """The small file and the index written anew, all checksums right; `change(levels, row)` gives a row's levels."""
+    index = np.array(shard_format.open_index(folder / shard.index, shard))
+    descriptor = shard_format.open_small(folder / shard.small, shard)
+    held = [shard_format.member(descriptor, record, "lod") for record in index]
+    captions = [shard_format.captions_copy(descriptor, record) for record in index]
+    with Written(folder / shard.small) as small:
+        for row, record in enumerate(index):
+            write_small(small, record, change(held, row), captions[row])
+    written = write_index(folder / shard.index, list(index))
+    changes = {"small_bytes": small.bytes, "small_sha256": small.sha256, "index_sha256": written.sha256}
+    return shard.model_copy(update=changes)
+
+
+def test_decode_finds_the_levels_of_another_image(copy: Path):
+    manifest = Manifest.load(copy)
+    first, *rest = manifest.shards("train")
+    changed = rewrite_small(copy, first, lambda held, row: held[(row + 1) % len(held)] if row < 2 else held[row])
+    train = manifest.splits["train"].model_copy(update={"shards": (changed, *rest)})
+    manifest.model_copy(update={"splits": manifest.splits | {"train": train}}).save(copy)
+    assert verify(copy, progress=False) == []
+    damage = verify(copy, decode=True, progress=False)
+    assert len(damage) == 2 and all(found.file == first.name for found in damage)
+    assert all("is not that of the image" in found.what for found in damage)
+
+
+def test_decode_finds_the_identity_of_another(copy: Path):
+    manifest = Manifest.load(copy)
+    first, *rest = manifest.shards("train")
+    index = np.array(shard_format.open_index(copy / first.index, first))
+    index["identity"][1] += 1
+    changed = first.model_copy(update={"index_sha256": write_index(copy / first.index, list(index)).sha256})
+    train = manifest.splits["train"].model_copy(update={"shards": (changed, *rest)})
+    manifest.model_copy(update={"splits": manifest.splits | {"train": train}}).save(copy)
+    (damage,) = verify(copy, decode=True, progress=False)
+    assert "identity" in damage.what and damage.file == first.name
 
 
 def test_missing_short_and_stray_files(copy: Path):
@@ -119,11 +179,15 @@ def test_missing_short_and_stray_files(copy: Path):
     flip(copy / third.index, -1)
     flip(copy / "vocabulary.json", -5)
     shutil.copy(copy / manifest.shards("test")[0].name, copy / "train-000099.tar")
+    (copy / "train-000099.small").touch()
+    (copy / "rejected.jsonl").write_text("{}")
     assert [(damage.file, damage.what.split(" ")[0]) for damage in verify(copy, progress=False)] == [
         (first.name, "missing"),
         (second.name, str(copy / second.name)),
         (third.index, str(copy / third.index)),
         ("vocabulary.json", str(copy / "vocabulary.json")),
+        ("rejected.jsonl", "its"),
+        ("train-000099.small", "not"),
         ("train-000099.tar", "not"),
     ]
 
@@ -134,5 +198,5 @@ def test_decode_finds_what_was_never_right(copy: Path, shards: Path):
     manifest.model_copy(update={"image_resolution": 32}).save(copy)
     assert verify(copy, progress=False) == []
     damage = verify(copy, decode=True, progress=False)
-    assert len(damage) == sum(manifest.num_samples(split) for split in shard_format.SPLITS)
+    assert len(damage) == sum(manifest.num_samples(split) for split in SPLITS)
     assert all("16x16 pixels, not 32" in found.what for found in damage)
