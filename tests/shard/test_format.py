@@ -12,22 +12,24 @@ import pytest
 from pydantic import ValidationError
 
 from t2f_dist.shard import format as shard_format
-from t2f_dist.shard.format import Manifest, Totals
+from t2f_dist.shard import levels
+from t2f_dist.shard.manifest import SPLITS, VERSION, Embedding, Manifest, Shard, Totals
+from t2f_dist.shard.writer import write_index
 
 
 def every_sample(directory: Path):
     manifest = Manifest.load(directory)
-    for split in shard_format.SPLITS:
+    for split in SPLITS:
         for shard in manifest.shards(split):
-            descriptor = shard_format.open_shard(directory, shard)
-            for record in shard_format.open_index(directory, shard):
+            descriptor = shard_format.open_shard(directory / shard.name, shard)
+            for record in shard_format.open_index(directory / shard.index, shard):
                 yield split, descriptor, record
             os.close(descriptor)
 
 
 def test_the_index_layout_is_frozen():
-    """The bytes of version 2: a reader elsewhere counts on them."""
-    assert shard_format.VERSION == 2
+    """The bytes of version 3: a reader elsewhere counts on them."""
+    assert VERSION == 3
     assert shard_format.INDEX_DTYPE.itemsize == 6 * (8 + 4 + 4) + 8 + 2 + 4 == 110
     names = shard_format.INDEX_DTYPE.names or ()
     assert names[:4] == ("image_offset", "image_length", "image_crc32", "captions_offset")
@@ -48,13 +50,71 @@ def test_one_read_and_single_members_agree(shards: Path):
         assert record["num_captions"] == meta["num_captions"] == len(shard_format.captions(sample["captions"]))
         assert record["speech_samples"] == meta["speech_samples"]
         assert bool(sample["speech"]) == bool(meta["speech_source"])
-        assert sample["embeddings"] == shard_format.member(descriptor, record, "lod") == b""
+        assert sample["embeddings"] == b""
+
+
+def test_the_index_is_a_file_of_numpy(shards: Path):
+    for shard in Manifest.load(shards).shards("train"):
+        index = shard_format.open_index(shards / shard.index, shard)
+        assert np.array_equal(np.load(shards / shard.index, allow_pickle=False), index)
+        assert (shards / shard.index).stat().st_size == shard.index_bytes
+
+
+def test_the_small_file_holds_levels_and_captions_side_by_side(shards: Path):
+    manifest = Manifest.load(shards)
+    for shard in manifest.shards("train"):
+        tar = shard_format.open_shard(shards / shard.name, shard)
+        small = shard_format.open_small(shards / shard.small, shard)
+        end = 0
+        for record in shard_format.open_index(shards / shard.index, shard):
+            assert record["lod_offset"] == end
+            assert record["lod_length"] == levels.num_bytes(manifest.image_resolution)
+            end += int(record["lod_length"] + record["captions_length"])
+            assert shard_format.captions_copy(small, record) == shard_format.member(tar, record, "captions")
+            assert zlib.crc32(shard_format.member(small, record, "lod")) == record["lod_crc32"]
+            for level in levels.LEVELS:
+                if level <= manifest.image_resolution:
+                    assert shard_format.level(small, record, level).shape == (3, level, level)
+        assert end == shard.small_bytes
+        os.close(tar)
+        os.close(small)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("image_offset", 2**64 - 1, "a member image lies outside"),
+        ("image_length", 2**32 - 1, "a member image lies outside"),
+        ("image_length", 0, "a sample without an image"),
+        ("speech_offset", 2**63, "a member speech lies outside"),
+        ("lod_offset", 2**64 - 64, "outside of the small file|a member lod lies outside"),
+        ("lod_length", 2**32 - 1, "captions lies outside of the small file"),
+        ("captions_length", 2**31, "captions lies outside of the small file"),
+    ],
+)
+def test_an_index_that_leads_out_of_its_files_is_refused(shards: Path, tmp_path: Path, field, value, reason):
+    shard = Manifest.load(shards).shards("train")[0]
+    index = np.array(shard_format.open_index(shards / shard.index, shard))
+    index[field][1] = value
+    written = write_index(tmp_path / shard.index, list(index))
+    with pytest.raises(ValueError, match=reason):
+        shard_format.open_index(tmp_path / shard.index, shard.model_copy(update={"index_sha256": written.sha256}))
+
+
+@pytest.mark.parametrize("name", ["../x.tar", "/x.tar", "a/b.tar", ".x", "", "pipe:cat", "ssh://h/x.tar", "s3://a/../b"])
+def test_a_manifest_names_files_that_lead_nowhere_else(shards: Path, name: str):
+    content = Manifest.load(shards).model_dump(mode="json")
+    for field in ("name", "index", "small"):
+        shard = content["splits"]["train"]["shards"][0]
+        with pytest.raises(ValidationError):
+            Shard.model_validate(shard | {field: name})
+    with pytest.raises(ValidationError):
+        Manifest.model_validate(content | {"rejected": content["rejected"] | {"file": name}})
 
 
 def test_names_asked_for_are_those_returned(shards: Path):
     _, descriptor, record = next(every_sample(shards))
     assert list(shard_format.read_sample(descriptor, record, ("speech", "captions"))) == ["speech", "captions"]
-    assert shard_format.read_sample(descriptor, record, ("lod",)) == {"lod": b""}
 
 
 def npy(array: np.ndarray, version: tuple[int, int] = (1, 0)) -> bytes:
@@ -67,7 +127,7 @@ def test_every_caption_has_its_embedding(embedded: Path):
     manifest = Manifest.load(embedded)
     assert manifest.embedding is not None
     assert (manifest.embedding.size, manifest.embedding.model, manifest.embedding.source) == (384, "model", "model")
-    assert list(manifest.members.values()) == ["jpg", "txt", "json", "flac", "npy"]
+    assert list(shard_format.members("jpg", True, True).values()) == ["jpg", "txt", "json", "flac", "npy"]
     counts = set()
     for _, descriptor, record in every_sample(embedded):
         array = shard_format.embeddings(shard_format.read_sample(descriptor, record)["embeddings"])
@@ -125,15 +185,15 @@ def test_any_header_either_reads_or_is_refused():
 
 
 def test_an_embedding_has_a_size_and_an_origin():
-    shard_format.Embedding(size=3, model="", sha256="", source="corpus")
+    Embedding(size=3, model="", sha256="", source="corpus")
     for wrong in ({"size": 0}, {"source": "model"}, {"sha256": "ab"}):
         with pytest.raises(ValidationError):
-            shard_format.Embedding(**{"size": 3, "model": "", "sha256": "", "source": "corpus"} | wrong)
+            Embedding(**{"size": 3, "model": "", "sha256": "", "source": "corpus"} | wrong)
 
 
 def test_an_older_version_is_refused(tmp_path: Path):
-    (tmp_path / "manifest.json").write_text('{"format": "t2f-dist-shards", "version": 1}')
-    with pytest.raises(ValueError, match="format version 1; this t2f-dist reads 2: build the shards again"):
+    (tmp_path / "manifest.json").write_text('{"format": "t2f-dist-shards", "version": 2}')
+    with pytest.raises(ValueError, match="format version 2; this t2f-dist reads 3: build the shards again"):
         Manifest.load(tmp_path)
 
 
@@ -184,7 +244,7 @@ def test_every_flipped_byte_of_a_member_is_caught(shards: Path, tmp_path: Path):
     directory = tmp_path / "copy"
     shutil.copytree(shards, directory)
     shard = Manifest.load(directory).shards("train")[0]
-    index = shard_format.open_index(directory, shard)
+    index = shard_format.open_index(directory / shard.index, shard)
     path = directory / shard.name
     content = bytearray(path.read_bytes())
     random = np.random.Generator(np.random.Philox(key=1))
@@ -195,7 +255,7 @@ def test_every_flipped_byte_of_a_member_is_caught(shards: Path, tmp_path: Path):
         damaged[place] ^= 1 << int(random.integers(8))
         path.chmod(0o644)
         path.write_bytes(damaged)
-        descriptor = shard_format.open_shard(directory, shard)
+        descriptor = shard_format.open_shard(directory / shard.name, shard)
         for other, row in enumerate(index):
             if other == number:
                 with pytest.raises(shard_format.DamagedSample, match=name):
@@ -213,9 +273,9 @@ def test_a_shorter_shard_and_another_index_are_refused(shards: Path, tmp_path: P
     shard = Manifest.load(directory).shards("train")[0]
     (directory / shard.name).write_bytes((directory / shard.name).read_bytes()[:-512])
     with pytest.raises(ValueError, match="bytes where the manifest says"):
-        shard_format.open_shard(directory, shard)
+        shard_format.open_shard(directory / shard.name, shard)
     index = bytearray((directory / shard.index).read_bytes())
     index[-1] ^= 1
     (directory / shard.index).write_bytes(index)
     with pytest.raises(ValueError, match="damaged"):
-        shard_format.open_index(directory, shard)
+        shard_format.open_index(directory / shard.index, shard)
