@@ -1,7 +1,5 @@
 """WebDatasets of img2dataset: bytes by their place in a tar, and tars that mean harm."""
 
-import io
-import json
 import tarfile
 from pathlib import Path
 
@@ -9,43 +7,8 @@ import pytest
 
 from t2f_dist.config.recipe import ShardRecipe
 from t2f_dist.shard.build import build
+from tests.shard.img2dataset import facts, link, sample, write
 from tests.shard.raw import encoded, planned, reasons
-
-Members = list[tuple[str, bytes | tarfile.TarInfo]]
-
-
-def facts(key: str, **changes) -> bytes:
-    fields = {"caption": f"caption of {key}", "url": f"https://example.org/{key}", "key": key, "status": "success"}
-    fields |= {"error_message": None, "width": 40, "height": 40, "exif": "{}", "album": int(key) // 2}
-    return json.dumps(fields | changes).encode()
-
-
-def sample(key: str, suffix: str = "jpg", **changes) -> Members:
-    image = encoded(int(key), {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[suffix])
-    return [
-        (f"{key}.{suffix}", image),
-        (f"{key}.txt", f"a face {key}\n".encode()),
-        (f"{key}.json", facts(key, **changes)),
-    ]
-
-
-def write(path: Path, members: Members, mode: str = "w") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, mode, format=tarfile.PAX_FORMAT) as tar:
-        for name, content in members:
-            if isinstance(content, tarfile.TarInfo):
-                tar.addfile(content)
-                continue
-            header = tarfile.TarInfo(name)
-            header.size = len(content)
-            tar.addfile(header, io.BytesIO(content))
-    return path
-
-
-def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tuple[str, tarfile.TarInfo]:
-    header = tarfile.TarInfo(name)
-    header.type, header.linkname = kind, target
-    return name, header
 
 
 def read(place: Path | str, **changes):

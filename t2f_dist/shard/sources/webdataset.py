@@ -73,6 +73,11 @@ class Tar:
         return url.join(self.folder, self.name)
 
     @property
+    def shown(self) -> str:
+        """Its place for a message: without what is secret, or no text."""
+        return url.shown(self.place).encode("utf-8", "replace").decode()
+
+    @property
     def stem(self) -> str:
         return self.name.removesuffix(".tar")
 
@@ -247,7 +252,7 @@ def contents(tar: Tar, path: Path, fields: Fields) -> Contents:
     try:
         found, repeated = triplet.triplets(path)
     except DamagedTar as error:
-        raise DamagedTar(error.position, error.reason, url.shown(tar.place)) from None
+        raise DamagedTar(error.position, error.reason, tar.shown) from None
     notes: list[str] = []
     samples = []
     with open(path, "rb") as stream, tar.beside(".parquet") as table:
@@ -261,7 +266,7 @@ def contents(tar: Tar, path: Path, fields: Fields) -> Contents:
         successes = _successes(stats)
     images = sum(each.image is not None for each in found.values())
     if successes is not None and successes != images:
-        notes.append(f"{url.shown(tar.place)} holds {images} images, where its _stats.json counts {successes}")
+        notes.append(f"{tar.shown} holds {images} images, where its _stats.json counts {successes}")
     return Contents(samples, repeated, notes)
 
 
