@@ -36,7 +36,7 @@ class Data(Section):
     flip: bool = False  # mirror half of the images
     max_words: PositiveInt = 100  # a longer caption is cut
     mismatch_candidates: PositiveInt = 1  # the mismatched sample is the nearest in words of this many
-    lanes: PositiveInt = 1  # fixed parts of the shards: ranks of a node read only theirs; a multiple of the ranks
+    lanes: PositiveInt = 1  # fixed parts of the shards, of which a node reads its own; a multiple of the nodes
     cache_dir: str | None = None  # of remote shards, on a disk of the node; null: in the home folder's cache
     cache_bytes: PositiveInt = 50_000_000_000  # at most, for all ranks of a node
     num_workers: NonNegativeInt = 2  # loader processes a rank; 0 reads in the training process
@@ -213,6 +213,11 @@ class Config(Section):
                     f"batch_size {stage.batch_size} at resolution {stage.resolution} must be a multiple of"
                     f" {self.group_size}, the images that layers and loss terms compare with each other"
                     f" ({', '.join(self._group_sizes())})"
+                )
+            if stage.batch_size % self.data.lanes:
+                raise ValueError(
+                    f"batch_size {stage.batch_size} at resolution {stage.resolution} must be a multiple of data.lanes"
+                    f" {self.data.lanes}, whose samples have equal parts in it"
                 )
         return self
 

@@ -69,6 +69,31 @@ def assert_equal(left: list[Joined], right: list[Joined]) -> None:
         assert all(a[name].dtype == b[name].dtype and torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.parametrize("num_lanes", [2, 4])
+def test_ranks_read_only_the_shards_of_their_lanes_and_see_the_same_batches(mixed_shards: Path, num_lanes: int):
+    base = settings("house", mixed_shards).model_dump(mode="json")
+    configuration = resolve(Config, override(base, [f"data.lanes={num_lanes}", "data.shuffle_window_shards=1"]))
+    whole = stream(configuration, 1)
+    for world_size in (2, 4):
+        assert_equal(whole, stream(configuration, world_size))
+    assert_equal(whole[4:], stream(configuration, 2, start=4 * configuration.stages[0].batch_size, steps=5))
+    read = []
+    for rank in range(2):
+        samples = open_samples(configuration)
+        for _ in zip(batches(samples, Growth(configuration.stages).steps(0), rank, 2, 0), range(9)):
+            pass
+        read.append(set(samples.shards._open))
+    assert len(read[0]) == len(read[1]) == 2 and not read[0] & read[1]
+
+
+def test_more_lanes_than_shards_and_batches_that_lanes_cannot_share_are_refused(mixed_shards: Path):
+    base = settings("house", mixed_shards).model_dump(mode="json")
+    with pytest.raises(ValueError, match=r"must be a multiple of data\.lanes 3"):
+        resolve(Config, override(base, ["data.lanes=3"]))
+    with pytest.raises(ValueError, match=r"data\.lanes 8 is more than the 4 shards of train"):
+        open_samples(resolve(Config, override(base, ["data.lanes=8"])))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_number_of_ranks_sees_the_same_global_batches(mixed_shards: Path, kind: str):
     configuration = settings(kind, mixed_shards)
