@@ -1,7 +1,7 @@
 """`t2f-dist demo` and `t2f-dist shard`: a raw corpus, and the shards made of it."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -84,34 +84,79 @@ def demo(out: Path, num: int, resolution: int, seed: int, workers: int | None, v
 @click.option("--seed", type=int, help="Of the order of samples.  [default: 0]")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any field of the recipe; repeatable.")
 @click.option("--workers", default=None, type=click.IntRange(1), help="Processes.  [default: one a CPU core]")
-@click.option("--overwrite", is_flag=True, help="Replace finished shards in --out.")
-def shard(recipe: Path | None, overrides: tuple[str, ...], workers: int | None, overwrite: bool, **flags: Any) -> None:
+@click.option("--overwrite", is_flag=True, help="Replace the shards in --out.")
+@click.option("--extend", is_flag=True, help="Add what is new in the corpus to the finished shards in --out.")
+@click.option(
+    "--engine",
+    default="process",
+    show_default=True,
+    type=click.Choice(["process", "ray"]),
+    help="Who makes the shards: processes of this machine, or a Ray cluster (of RAY_ADDRESS, else a local one).",
+)
+@click.option(
+    "--retries", default=2, show_default=True, type=click.IntRange(0), help="More tries for a shard that fails."
+)
+@click.option("--part", metavar="I/N", help="Make only the I-th of N shares of the shards, from 0/N to N-1/N.")
+def shard(
+    recipe: Path | None,
+    overrides: tuple[str, ...],
+    workers: int | None,
+    overwrite: bool,
+    extend: bool,
+    engine: Literal["process", "ray"],
+    retries: int,
+    part: str | None,
+    **flags: Any,
+) -> None:
     """Turn a raw corpus into shards: from a RECIPE.yaml, from flags, or from both (flags win).
 
     \b
     t2f-dist shard --faces lfw --captions clean.json --out shards/lfw --resolution 64
     t2f-dist shard shards/recipes/lfw_face2text.yaml --set image.resolution=64
 
-    The bytes depend on the corpus and the recipe alone, not on --workers. What cannot be used is recorded with its
-    reason in OUT/rejected.jsonl. shards/README.md describes the recipe and the format.
+    The bytes depend on the corpus and the recipe alone, not on --workers, --engine or --part. The same command goes
+    on after an interruption. What cannot be used is recorded with its reason in OUT/rejected.jsonl. shards/README.md
+    describes the recipe and the format.
     """
     from t2f_dist.config.load import override, read_yaml, resolve
     from t2f_dist.config.recipe import ShardRecipe
-    from t2f_dist.shard.build import build
+    from t2f_dist.shard.build import Manner, make
+    from t2f_dist.storage.url import shown
 
     mapping = read_yaml(recipe) if recipe else {}
     for flag, key in _SHARD_FLAGS.items():
         if flags[flag] is not None:
             _place(mapping, key, flags[flag])
     resolved = resolve(ShardRecipe, override(mapping, overrides), source=recipe or "t2f-dist shard")
-    manifest = build(resolved, cores(workers), overwrite)
+    share = _share(part) if part else None
+    manner = Manner(cores(workers), overwrite, extend, engine, retries, share)
+    report = make(resolved, manner)
+    made = f"{counted(report.written, 'shard')} written, {report.kept} kept from before, 0 failed"
+    manifest = report.manifest
+    if manifest is None:
+        click.echo(
+            f"part {part}: {made}; {counted(report.open, 'shard')} of other parts to come: the last part that ends"
+            " writes the manifest"
+        )
+        return
     for kind, total in manifest.totals.items():
         click.echo(
             f"{kind}: {total.found} found = {total.stored} stored + {total.rejected} rejected "
             f"+ {total.unmatched} unmatched"
         )
+    if manifest.duplicates is not None:
+        dropped = ", left out" if resolved.duplicates == "drop" else ""
+        click.echo(f"duplicates: {counted(manifest.duplicates, 'image')} of the same bytes as another{dropped}")
     counts = ", ".join(f"{split} {manifest.num_samples(split)}" for split in manifest.splits)
-    click.echo(f"{resolved.out}: {counts}; `t2f-dist inspect {resolved.out} --out sheet.png` shows them")
+    click.echo(f"{shown(resolved.out)}: {counts}; `t2f-dist inspect {shown(resolved.out)} --out sheet.png` shows them")
+    click.echo(report.note or made)
+
+
+def _share(part: str) -> tuple[int, int]:
+    number, slash, parts = part.partition("/")
+    if not (slash and number.isdecimal() and parts.isdecimal() and number.isascii() and parts.isascii()):
+        raise ValueError(f"--part {part}: expected I/N with 0 <= I < N, such as 0/8 to 7/8")
+    return int(number), int(parts)
 
 
 # The flags of `shard`, and the fields of the recipe that they fill.

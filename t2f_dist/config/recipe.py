@@ -1,6 +1,7 @@
 """A corpus and what becomes of it: the one model that the flags and the recipe files of `t2f-dist shard` fill."""
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -24,6 +25,8 @@ class ImageRecipe(Section):
     background: str = "#ffffff"  # under transparent pixels, and beside a padded picture
     allow_upscale: bool = False  # else a picture smaller than the resolution is rejected
     swap_red_blue: bool = False  # for pictures that were written with these two channels exchanged
+    # A picture that is already square at the resolution, upright, RGB, of the format and whole keeps its bytes.
+    pass_through: bool = False
 
     @field_validator("resolution")
     @classmethod
@@ -104,6 +107,42 @@ _TOGETHER: dict[str, str] = {"hdf5": "captions", "webdataset": "captions", "wav2
 _WITH_FIELDS = ("cub", "hdf5", "celeba", "webdataset")
 
 
+# What says where the corpus stands and how its tables are read. All else shapes samples, or which side they are on.
+_PLACES = ["layout", "faces", "captions", "speech", "embed", "samples_per_shard", "cub.embeddings", "celeba.identities", "celeba.mapping", "text.image_column", "text.caption_column", "text.identity_column", "audio.image_column", "audio.audio_column", "audio.identity_column", "webdataset.identity_field"]
+
+
+def flattened(recipe: Mapping[str, Any], section: str = "") -> dict[str, Any]:
+    """A recipe's mapping with dotted keys: `{"image.resolution": 128, ...}`."""
+    flat: dict[str, Any] = {}
+    for key, value in recipe.items():
+        flat |= flattened(value, f"{section}{key}.") if isinstance(value, Mapping) else {section + key: value}
+    return flat
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], shaping: bool = False) -> list[str]:
+    """Where two recipes differ, a `key old -> new` each; with `shaping`, only in what makes samples another kind.
+
+    Of captions, voices and a sentence encoder, whether there are any does shape a sample; their paths do not.
+    """
+    old, new = flattened(before), flattened(now)
+    found = []
+    for key in dict.fromkeys([*old, *new]):
+        one, other = old.get(key, "absent"), new.get(key, "absent")
+        if shaping and key in _PLACES:
+            given = key not in ("captions", "speech", "embed") or (one is None) == (other is None)
+            if given:
+                continue
+        if one != other:
+            found.append(f"{key} {shown(one)} -> {shown(other)}")
+    return found
+
+
+def shown(value: object) -> str:
+    """A value as a recipe file writes it, cut where it is long."""
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
 class ShardRecipe(Section):
     """Paths are relative to the working directory; paths inside a table are relative to the table."""
 
@@ -118,6 +157,7 @@ class ShardRecipe(Section):
     # image's path, whose first group (or whole match) is the identity.
     identity: str = "auto"
     require: Literal["any", "captions", "speech", "both"] = "any"  # what an image must have, of what was given
+    duplicates: Literal["count", "drop", "ignore"] = "count"  # images with the very bytes of another; drop keeps one
     samples_per_shard: int = Field(default=1000, ge=1)  # at most
     seed: int = Field(default=0, ge=0)  # of the order
     image: ImageRecipe = ImageRecipe()

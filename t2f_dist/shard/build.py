@@ -1,319 +1,398 @@
-"""A recipe into a directory of shards: plan, encode in parallel, one shard a task, manifest last."""
+"""A recipe into a directory of shards: plan, make what is not made yet, one shard a task, manifest last."""
 
-import json
-import multiprocessing
-import os
-import re
-import signal
+from __future__ import annotations
+
+import importlib.metadata
 import sys
-import threading
-from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import features
 from tqdm import tqdm
 
-from t2f_dist.config.recipe import ShardRecipe
-from t2f_dist.shard.corpus import Entry, Plan, Refusal, lacking, main_reason, plan, refused
+from t2f_dist.config.recipe import ShardRecipe, differences
+from t2f_dist.shard import engine
+from t2f_dist.shard.assembly import Assembly, corpus_file, sweep
+from t2f_dist.shard.corpus import Plan, plan
+from t2f_dist.shard.duplicates import duplicates, without
 from t2f_dist.shard.embed import Embedder
-from t2f_dist.shard.encode import Rejected, encode_image, encode_speech
-from t2f_dist.shard.manifest import (
-    MANIFEST,
-    REJECTED,
-    SPLITS,
-    VOCABULARY,
-    Kind,
-    Manifest,
-    RejectedFile,
-    Shard,
-    Split,
-    SplitName,
-    Totals,
-    VocabularyFile,
-    digest,
-    shard_name,
-)
-from t2f_dist.shard.writer import Sample, write_shard
-from t2f_dist.storage.folder import write_file
+from t2f_dist.shard.engine import Engine, Failed
+from t2f_dist.shard.extension import Extension, check_shape, extension
+from t2f_dist.shard.inventory import Inventory
+from t2f_dist.shard.ledger import FOLDER, Ledger, fingerprint
+from t2f_dist.shard.manifest import MANIFEST, Manifest, SplitName, digest
+from t2f_dist.shard.task import Job, Task, tasks
+from t2f_dist.text import sentence
 from t2f_dist.text.sentence import SentenceEncoder
-from t2f_dist.text.vocabulary import Vocabulary
-from t2f_dist.text.words import words
 
-_OURS = re.compile(
-    r"((train|validation|test)-\d{6,}\.(tar|small|index\.npy)|manifest\.json|vocabulary\.json|rejected\.jsonl)(\.\d+\.tmp)?"
-)
-
-_SHARDS = 8  # of a split, if it is large enough for that many of at least _SMALL_SHARD samples
-_SMALL_SHARD = 64
+_FAILED_SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Task:
-    """One shard: a function of the corpus, the recipe and its number, whoever writes it."""
+class Manner:
+    """How a build is done; the bytes do not depend on it.
 
-    split: SplitName
-    number: int
-    entries: tuple[Entry, ...]
+    Attributes:
+        workers: processes, or of a local Ray cluster the cores.
+        overwrite: replace what is there.
+        extend: add what is new in the corpus to finished shards.
+        retries: how often a shard is tried again whose process was killed, or that met an error of the system.
+        part: (i, n): make only the i-th of n shares of the shards, 0 <= i < n; whoever ends last writes the manifest.
+    """
+
+    workers: int = 1
+    overwrite: bool = False
+    extend: bool = False
+    engine: Engine = "process"
+    retries: int = 2
+    part: tuple[int, int] | None = None
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"workers is {self.workers}; at least 1")
+        if self.retries < 0:
+            raise ValueError(f"retries is {self.retries}; at least 0")
+        if self.overwrite and self.extend:
+            raise ValueError("--overwrite and --extend exclude each other: the one replaces, the other keeps")
+        if self.part is None:
+            return
+        number, parts = self.part
+        if not 0 <= number < parts:
+            raise ValueError(f"--part {number}/{parts}: expected I/N with 0 <= I < N, such as 0/8 to 7/8")
+        if self.overwrite:
+            raise ValueError(
+                "--part with --overwrite: each part would remove what the others have made; remove the folder first,"
+                " or choose another --out"
+            )
 
 
-@dataclass
-class Outcome:
-    shard: Shard | None = None
-    refusals: list[Refusal] = field(default_factory=list)
-    stored: Counter[str] = field(default_factory=Counter)
-    counts: Counter[str] = field(default_factory=Counter)  # of words
+@dataclass(frozen=True)
+class Report:
+    """What a build came to.
+
+    Attributes:
+        manifest: None where other parts are not done yet.
+        written: the shards made now.
+        kept: those that were done before, of this part.
+        open: those that other parts have not done yet.
+        note: one line for whoever waits; empty if there is nothing to say.
+    """
+
+    manifest: Manifest | None
+    written: int = 0
+    kept: int = 0
+    open: int = 0
+    note: str = ""
+
+
+class ShardsFailed(OSError):
+    """Some shards could not be made; the others are kept, and the same command goes on."""
 
 
 def build(recipe: ShardRecipe, workers: int, overwrite: bool = False, progress: bool = True) -> Manifest:
-    """Write the shards of a recipe to `recipe.out`. The bytes do not depend on `workers`.
-
-    A build that was killed is cleaned away and begun again; a finished one is left alone unless `overwrite`.
-
-    Raises:
-        FileNotFoundError: a path of the recipe does not exist.
-        FileExistsError: `recipe.out` holds finished shards, or files that are not ours.
-        ValueError: a source is not of its layout, embeddings differ in size, or no sample is usable.
-    """
-    if workers < 1:
-        raise ValueError(f"workers is {workers}; at least 1")
-    out = Path(recipe.out)
-    _check_free(out, overwrite)
-    corpus = plan(recipe)
-    embedder, encoder = _embedder(corpus, recipe, progress)
-    _clean(out)
-    tasks = list(_tasks(corpus, recipe.samples_per_shard))
-    outcomes = _run(tasks, recipe, embedder, encoder, min(workers, len(tasks)), progress)
-    refusals = corpus.refusals + [refusal for outcome in outcomes for refusal in outcome.refusals]
-    rows = "".join(json.dumps(refusal.row(), ensure_ascii=False) + "\n" for refusal in refusals)
-    rejected = rows.encode("utf-8", "replace")
-    write_file(out / REJECTED, rejected)
-    splits: dict[SplitName, list[Shard]] = {
-        split: [outcome.shard for task, outcome in zip(tasks, outcomes) if task.split == split and outcome.shard]
-        for split in SPLITS
-    }
-    if not splits["train"]:
-        raise ValueError(f"no usable sample in train{main_reason(refusals)}; see {out / REJECTED}")
-    manifest = Manifest(
-        # without `out`: the same shards elsewhere are the same shards
-        recipe=recipe.model_dump(mode="json", exclude={"out"}),
-        image_resolution=recipe.image.resolution,
-        image_format=recipe.image.format,
-        sample_rate_hz=recipe.audio.sample_rate_hz if recipe.speech else None,
-        vocabulary=_write_vocabulary(out, recipe, tasks, outcomes),
-        embedding=embedder.record if embedder else None,
-        rejected=RejectedFile(file=REJECTED, sha256=digest(rejected)),
-        splits={
-            split: Split(num_samples=sum(shard.num_samples for shard in shards), shards=tuple(shards))
-            for split, shards in splits.items()
-        },
-        totals=_totals(corpus, refusals, outcomes),
-    )
-    manifest.save(out)
+    """`make` with the process engine, in one part."""
+    manifest = make(recipe, Manner(workers=workers, overwrite=overwrite, progress=progress)).manifest
+    assert manifest is not None, "without parts there is none to wait for"
     return manifest
 
 
-def _embedder(corpus: Plan, recipe: ShardRecipe, progress: bool) -> tuple[Embedder | None, SentenceEncoder | None]:
-    """Whose embeddings the shards get, and the encoder of this process. Those of a model win over the corpus's own."""
-    if recipe.embed is None:
-        return Embedder.of_corpus(entry for entries in corpus.splits.values() for entry in entries), None
-    if progress:
-        print(f"loading {recipe.embed}", file=sys.stderr, flush=True)  # for some seconds
-    encoder = SentenceEncoder(recipe.embed)
-    return Embedder.of_model(encoder), encoder
+def make(recipe: ShardRecipe, manner: Manner) -> Report:
+    """Write the shards of a recipe to `recipe.out`.
+
+    A build that was killed goes on where it was; a finished one of the same recipe and corpus is left as it is.
+
+    Raises:
+        FileNotFoundError: a path of the recipe does not exist, or there is nothing to extend.
+        FileExistsError: `recipe.out` holds shards of another recipe or corpus, or files that are not ours.
+        ShardsFailed: some shards could not be made.
+        ValueError: a source is not of its layout, embeddings differ in size, or no sample is usable.
+        OSError: the folder cannot be read or written.
+    """
+    ledger = Ledger(recipe.out)
+    names = ledger.names()
+    corpus = plan(recipe, train=not manner.extend)
+    return _Build(recipe, manner, ledger, names, corpus).run()
 
 
-def _check_free(out: Path, overwrite: bool) -> None:
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise FileExistsError(f"{out} is a file; --out is a folder")
-    foreign = next((name for name in sorted(os.listdir(out)) if not _OURS.fullmatch(name)), None)
-    if foreign:
-        raise FileExistsError(f"{out} holds {foreign}, which is no shard; choose an empty or a new folder")
-    if (out / MANIFEST).exists() and not overwrite:
-        raise FileExistsError(f"{out} holds finished shards; --overwrite replaces them")
+class _Build:
+    def __init__(self, recipe: ShardRecipe, manner: Manner, ledger: Ledger, names: dict[str, int], corpus: Plan):
+        self.recipe, self.manner, self.ledger, self.corpus = recipe, manner, ledger, corpus
+        self.names = names
+        self.inventory = Inventory.of(corpus)
+        self.stamped = digest(self.inventory.lines(stamps=True))
+        self.unfinished = None if manner.overwrite and MANIFEST in names else self._unfinished()
 
+    def run(self) -> Report:
+        added: Extension | None = None
+        if MANIFEST in self.names and not self.manner.overwrite:
+            manifest = Manifest.load(self.recipe.out)
+            if not self.manner.extend:
+                return self._nothing_to_do(manifest)
+            added = self._added(manifest)
+            if added.num_new == 0:
+                return Report(manifest, note="nothing to add: all that the corpus holds is stored or refused already")
+        elif self.manner.extend:
+            what = "holds an unfinished build: finish it first" if self.unfinished else "holds no finished shards"
+            raise FileNotFoundError(f"{self.ledger.shown} {what}, without --extend")
+        known = self._same_build(added)
+        embedder, encoder = self._embedder(added)
+        new = added.plan if added else self.corpus
+        same = self._duplicates(added, known)
+        count, new = self._without(new, same, added)
+        first: dict[SplitName, int] = {split: added.first(split) if added else 0 for split in new.splits}
+        todo = list(tasks(new.splits, self.recipe.samples_per_shard, first))
+        content = self._described(added, embedder) | {"shards": len(todo)}
+        content["fingerprint"] = fingerprint(content)
+        if not known:
+            self._clear_for(added)
+            self.ledger.begin(content, self.inventory)
+        self.ledger.keep_duplicates(self.stamped, same)
+        job = Job(self.recipe, embedder, content["fingerprint"])
+        written, kept = self._make(todo, job, encoder)
+        inventory = added.inventory if added else self.inventory
+        assembly = Assembly(self.recipe, new, inventory, embedder.record if embedder else None, count, added)
+        return self._finish(assembly, todo, job.build, written, kept)
 
-def _clean(out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    # The manifest first: without it nothing here counts as finished.
-    for name in sorted(os.listdir(out), key=lambda name: name != MANIFEST):
-        (out / name).unlink()
-
-
-def _tasks(corpus: Plan, samples_per_shard: int) -> Iterator[Task]:
-    for split, entries in corpus.splits.items():
-        # Fewer samples a shard where that keeps several workers busy; how many there are plays no part.
-        num_shards = max(-(-len(entries) // samples_per_shard), min(_SHARDS, -(-len(entries) // _SMALL_SHARD)))
-        for number in range(num_shards):
-            start, end = (len(entries) * i // num_shards for i in (number, number + 1))
-            yield Task(split, number, tuple(entries[start:end]))
-
-
-def _run(
-    tasks: list[Task],
-    recipe: ShardRecipe,
-    embedder: Embedder | None,
-    encoder: SentenceEncoder | None,
-    workers: int,
-    progress: bool,
-) -> list[Outcome]:
-    """The outcomes in the order of the tasks."""
-    total = sum(len(task.entries) for task in tasks)
-    with tqdm(total=total, unit="image", desc="shard", disable=not progress, mininterval=0.5) as bar:
-        if workers == 1:
-            return [write(task, recipe, embedder, encoder, lambda: bar.update()) for task in tasks]
-        # spawn, not fork: the same on every platform, and safe whatever threads the caller has
-        context = multiprocessing.get_context("spawn")
-        done = context.Value("Q", 0)
-        with ProcessPoolExecutor(workers, context, _start_worker, (done,)) as pool:
-            futures = [pool.submit(_write_in_worker, task, recipe, embedder) for task in tasks]
-            try:
-                _watch(futures, done, bar)
-                return [future.result() for future in futures]
-            except BrokenProcessPool:
-                raise ValueError(
-                    "a worker process was killed, most likely for want of memory; use fewer --workers"
-                ) from None
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-
-
-def _watch(futures: list[Future], done, bar: tqdm) -> None:
-    pending = set(futures)
-    while pending:
-        finished, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-        bar.update(done.value - bar.n)
-        for future in finished:
-            future.result()
-
-
-# Of a worker process:
-_done: Any = None  # the shared count of images
-_encoder: SentenceEncoder | None = None  # loaded once
-
-
-def _start_worker(done) -> None:
-    global _done
-    _done = done
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, and stops the pool
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def leave_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    # A pool's workers wait for tasks for ever if the parent is killed.
-    threading.Thread(target=leave_with_parent, daemon=True).start()
-
-
-def _write_in_worker(task: Task, recipe: ShardRecipe, embedder: Embedder | None) -> Outcome:
-    global _encoder
-    if embedder and _encoder is None:
-        _encoder = embedder.open()
-
-    def count() -> None:
-        with _done.get_lock():
-            _done.value += 1
-
-    return write(task, recipe, embedder, _encoder, count)
-
-
-def write(
-    task: Task, recipe: ShardRecipe, embedder: Embedder | None, encoder: SentenceEncoder | None, advance
-) -> Outcome:
-    """Encode the entries of a shard and write it; `advance()` is called after each image."""
-    outcome = Outcome()
-    path = Path(recipe.out) / shard_name(task.split, task.number)
-
-    def samples() -> Iterator[Sample]:
-        for entry in task.entries:
-            sample = _encode(entry, recipe, embedder, encoder, outcome.refusals)
-            advance()
-            if sample is None:
-                continue
-            outcome.stored.update(images=1, captions=len(sample.captions), voices=int(sample.speech is not None))
-            for caption in sample.captions:
-                outcome.counts.update(words(caption))
-            yield sample
-
-    with_speech, with_embeddings = recipe.speech is not None, embedder is not None
-    outcome.shard = write_shard(path, samples(), recipe.image.format, with_speech, with_embeddings)
-    return outcome
-
-
-def _encode(
-    entry: Entry,
-    recipe: ShardRecipe,
-    embedder: Embedder | None,
-    encoder: SentenceEncoder | None,
-    refusals: list[Refusal],
-) -> Sample | None:
-    try:
-        image, levels, (width, height) = encode_image(entry.image, recipe.image)
-    except Rejected as error:
-        refusals += refused(entry, str(error))
-        return None
-    speech, speech_samples = None, 0
-    if entry.voice:
+    def _unfinished(self) -> dict[str, Any] | None:
+        """The plan of the build that is unfinished here; what is beside a manifest must have been made to extend it."""
         try:
-            speech, speech_samples = encode_speech(entry.voice.path, recipe.audio)
-        except Rejected as error:
-            refusals.append(Refusal("voices", "rejected", str(error), entry.path, entry.voice.source))
-            entry = replace(entry, voice=None)
-    reason = lacking(entry, recipe)
-    if reason:
-        refusals += refused(entry, reason)
-        return None
-    try:
-        embeddings = embedder.embed(entry, encoder) if embedder else None
-    except Rejected as error:
-        refusals += refused(entry, str(error))
-        return None
-    meta = {
-        # Always the same keys and types: readers infer columns from the first samples.
-        "identity": entry.identity,
-        "source": entry.path,
-        "source_width": width,
-        "source_height": height,
-        "num_captions": len(entry.captions),
-        "speech_source": entry.voice.source if entry.voice else "",
-        "speech_samples": speech_samples,
-    }
-    return Sample(entry.key, entry.identity, image, levels, entry.captions, meta, speech, speech_samples, embeddings)
+            found = self.ledger.plan()
+        except ValueError:
+            if not self.manner.overwrite:
+                raise
+            return None
+        if found is None or MANIFEST not in self.names:
+            return found
+        return found if found["base"] == self._base() else None
 
+    def _base(self) -> str:
+        return digest(self.ledger.out.read(MANIFEST))
 
-def _write_vocabulary(
-    out: Path, recipe: ShardRecipe, tasks: list[Task], outcomes: list[Outcome]
-) -> VocabularyFile | None:
-    """From the captions of train alone: what a model has not seen in training, it does not know."""
-    if recipe.captions is None:
-        return None
-    counts: Counter[str] = Counter()
-    for task, outcome in zip(tasks, outcomes):
-        if task.split == "train":
-            counts.update(outcome.counts)
-    vocabulary = Vocabulary.from_counts(counts, recipe.text.min_count, recipe.text.max_words)
-    content = vocabulary.to_json().encode()
-    write_file(out / VOCABULARY, content)
-    return VocabularyFile(file=VOCABULARY, sha256=digest(content), num_words=len(vocabulary.words))
-
-
-def _totals(corpus: Plan, refusals: list[Refusal], outcomes: list[Outcome]) -> dict[Kind, Totals]:
-    refused_counts = Counter((refusal.kind, refusal.status) for refusal in refusals)
-    stored = sum((outcome.stored for outcome in outcomes), Counter())
-    return {
-        kind: Totals(
-            found=found,
-            stored=stored[kind],
-            rejected=refused_counts[kind, "rejected"],
-            unmatched=refused_counts[kind, "unmatched"],
+    def _nothing_to_do(self, manifest: Manifest) -> Report:
+        """For finished shards. Raises FileExistsError where they are of another recipe or corpus."""
+        shown = self.ledger.shown
+        now = self._recipe()
+        found = min((differences(before, now) for before in (manifest.recipe, *manifest.extensions)), key=len)
+        if found:
+            raise FileExistsError(
+                f"{shown} holds finished shards of another recipe: {_few(found)}; --overwrite replaces them, or choose"
+                " another --out"
+            )
+        self._check_model(manifest)
+        if self.inventory.sha256 != manifest.corpus_sha256:
+            changes = self._before(manifest).changes(self.inventory)
+            if changes:
+                extend = ", --extend adds what is new" if changes.added else ""
+                going = "; an --extend is unfinished: the same command finishes it" if self.unfinished else ""
+                raise FileExistsError(
+                    f"{shown} holds finished shards of another corpus: {changes}; --overwrite makes them anew{extend},"
+                    f" or choose another --out{going}"
+                )
+        if self.unfinished is None:
+            sweep(self.ledger, manifest)  # what a build that was killed at the very end has left
+        return Report(
+            manifest, kept=_num_shards(manifest), note="nothing to do: the shards of this corpus are finished"
         )
-        for kind, found in corpus.found.items()
-    }
+
+    def _check_model(self, manifest: Manifest) -> None:
+        if self.recipe.embed is None or manifest.embedding is None:
+            return
+        sentence.check(Path(self.recipe.embed))
+        if sentence.fingerprint(Path(self.recipe.embed)) != manifest.embedding.sha256:
+            raise FileExistsError(
+                f"{self.ledger.shown} holds embeddings of another model than the one in {self.recipe.embed} now; "
+                "--overwrite makes them anew, or choose another --out"
+            )
+
+    def _before(self, manifest: Manifest) -> Inventory:
+        """The inventory of finished shards."""
+        name = corpus_file(manifest)
+        content = self.ledger.out.read(name)
+        if digest(content) != manifest.corpus_sha256:
+            raise ValueError(f"{self.ledger.shown}/{name} is damaged (its checksum does not match); use --overwrite")
+        return Inventory.parse(content, f"{self.ledger.shown}/{name}")
+
+    def _added(self, manifest: Manifest) -> Extension:
+        check_shape(manifest, self.recipe, self.ledger.shown)
+        before = self._before(manifest)
+        added = extension(manifest, before, self.corpus, self.inventory, self.ledger.out)
+        changed = [name for name in before.changes(self.inventory).changed if name in added.stored]
+        if changed and self.manner.progress:
+            _say(f"{len(changed)} stored images have changed (such as {changed[0]!r}): they stay as they are stored")
+        return added
+
+    def _recipe(self) -> dict[str, Any]:
+        return self.recipe.model_dump(mode="json", exclude={"out"})
+
+    def _described(self, added: Extension | None, embedder: Embedder | None) -> dict[str, Any]:
+        """What decides about the bytes."""
+        return {
+            "format": "t2f-dist-build",
+            "mode": _mode(added),
+            "base": self._base() if added else None,
+            "recipe": self._recipe(),
+            "corpus_sha256": self.stamped,
+            "embedding": embedder.record.model_dump() if embedder else None,
+            "made_with": _made_with(self.recipe),
+        }
+
+    def _same_build(self, added: Extension | None) -> bool:
+        """Whether a build is unfinished here and is this one. Raises FileExistsError where it is another."""
+        unfinished = self.unfinished
+        if unfinished is None or unfinished["mode"] != _mode(added):
+            return False
+        found = differences(unfinished["recipe"], self._recipe())
+        found += differences(unfinished["made_with"], _made_with(self.recipe))
+        changes = None
+        if unfinished["corpus_sha256"] != self.stamped:
+            changes = self.ledger.inventory().changes(self.inventory, stamps=True)
+        if not found and not changes:
+            return True
+        if self.manner.overwrite:
+            return False
+        again = f"remove {self.ledger.shown}/{FOLDER}, which begins it anew" if added else "begin anew with --overwrite"
+        raise FileExistsError(
+            f"{self.ledger.shown} holds an unfinished {'--extend' if added else 'build'} of another "
+            f"{f'recipe: {_few(found)}' if found else f'corpus: {changes}'}; give what it was begun with, {again}, or "
+            "choose another --out"
+        )
+
+    def _clear_for(self, added: Extension | None) -> None:
+        if added:
+            sweep(self.ledger, added.manifest)
+        elif self.manner.part is None:
+            self.ledger.empty()
+        elif self.names:
+            raise FileExistsError(
+                f"{self.ledger.shown} holds {min(self.names)}, of a build that is not known; remove the folder, or "
+                "choose another --out: a part removes nothing"
+            )
+
+    def _embedder(self, added: Extension | None) -> tuple[Embedder | None, SentenceEncoder | None]:
+        """Whose embeddings the shards get, and the encoder of this process. A model's win over the corpus's own."""
+        encoder = None
+        stored = added.manifest.embedding if added else None
+        if self.recipe.embed is not None:
+            if self.manner.progress:
+                _say(f"loading {self.recipe.embed}")  # for some seconds
+            encoder = SentenceEncoder(self.recipe.embed, stored.sha256 if stored else None)
+            embedder = Embedder.of_model(encoder)
+        elif stored is not None and stored.source == "corpus":
+            embedder = Embedder(stored, None, "the stored images")
+        else:
+            embedder = Embedder.of_corpus(entry for entries in self.corpus.splits.values() for entry in entries)
+        if added and (embedder.record if embedder else None) != stored:
+            raise ValueError(
+                f"{self.ledger.shown} holds {'other' if stored else 'no'} embeddings of captions; --extend needs what "
+                "the shards were made with, or choose another --out"
+            )
+        return embedder, encoder
+
+    def _duplicates(self, added: Extension | None, known: bool) -> dict[str, str]:
+        """Name -> the image that is kept, of the whole corpus."""
+        if self.recipe.duplicates == "ignore":
+            return {}
+        found = self.ledger.duplicates(self.stamped) if known else None
+        if found is not None:
+            return found
+        entries = [entry for side in self.corpus.splits.values() for entry in side]
+        stored = added.stored if added else ()
+        return duplicates(entries, self.inventory, stored, self.manner.workers, self.manner.progress)
+
+    def _without(self, new: Plan, same: dict[str, str], added: Extension | None) -> tuple[int | None, Plan]:
+        """How many duplicates there are among what is new, and the plan without them if the recipe drops them."""
+        if self.recipe.duplicates == "ignore":
+            return None, new
+        new_names = {entry.path for side in new.splits.values() for entry in side}
+        same = {name: kept for name, kept in same.items() if name in new_names}
+        if self.recipe.duplicates == "drop":
+            new = without(new, same)
+            if not new.splits["train"] and not added:
+                raise ValueError("no sample of train is left without duplicates; set duplicates=count")
+        return len(same), new
+
+    def _make(self, todo: Sequence[Task], job: Job, encoder: SentenceEncoder | None) -> tuple[int, int]:
+        """Make what this part is to make; how many shards that was, and how many were done before."""
+        number, parts = self.manner.part or (0, 1)
+        mine = todo[number::parts]
+        done = self.ledger.done([task.name for task in mine], job.build)
+        rest = [task for task in mine if task.name not in done]
+        written, failed = 0, list[Failed]()
+        with tqdm(
+            total=sum(len(task.entries) for task in mine),
+            initial=sum(len(task.entries) for task in mine if task.name in done),
+            unit="image",
+            desc="shard",
+            disable=not self.manner.progress,
+            mininterval=0.5,
+        ) as bar:
+            workers, retries = self.manner.workers, self.manner.retries
+            with closing(engine.run(self.manner.engine, rest, job, workers, retries, bar.update, encoder)) as events:
+                for event in events:
+                    if isinstance(event, Failed):
+                        failed.append(event)
+                        bar.write(f"failed: {event}", file=sys.stderr)
+                    else:
+                        written += 1
+        if failed and not self._finished():
+            shown = "; ".join(map(str, failed[:_FAILED_SHOWN])) + ("; ..." if len(failed) > _FAILED_SHOWN else "")
+            raise ShardsFailed(
+                f"{len(failed)} of {len(mine)} shards failed, {written} written, {len(done)} kept from before: {shown};"
+                " the same command goes on with those that are missing"
+            )
+        return written, len(done)
+
+    def _finished(self) -> Manifest | None:
+        """The manifest, if another process has just finished this very build."""
+        if self.ledger.out.size(MANIFEST) is None:
+            return None
+        manifest = Manifest.load(self.recipe.out)
+        recipe = manifest.extensions[-1] if manifest.extensions else manifest.recipe
+        return manifest if recipe == self._recipe() and self.ledger.plan() is None else None
+
+    def _finish(self, assembly: Assembly, todo: Sequence[Task], build: str, written: int, kept: int) -> Report:
+        """Write the manifest if all shards are there, whoever made them."""
+        names = [task.name for task in todo]
+        missing = len(names) - len(self.ledger.done(names, build)) if self.manner.part else 0
+        try:
+            if missing == 0:
+                return Report(assembly.write(self.ledger, todo, build), written, kept)
+        except FileNotFoundError:  # another part writes the same at this moment
+            if not self._finished():
+                raise
+        manifest = self._finished()
+        if manifest:
+            sweep(self.ledger, manifest)
+            missing = 0
+        return Report(manifest, written, kept, missing)
+
+
+def _mode(added: Extension | None) -> str:
+    return "extend" if added else "build"
+
+
+def _made_with(recipe: ShardRecipe) -> dict[str, Any]:
+    """What else decides about the bytes."""
+    found = {"t2f-dist": importlib.metadata.version("t2f-dist"), "Pillow": importlib.metadata.version("Pillow")}
+    found["libjpeg"] = str(features.version("jpg"))
+    if recipe.speech:
+        found |= {name: importlib.metadata.version(name) for name in ("soundfile", "torchaudio")}
+    return found
+
+
+def _num_shards(manifest: Manifest) -> int:
+    return sum(len(split.shards) for split in manifest.splits.values())
+
+
+def _few(found: list[str]) -> str:
+    return ", ".join(found[:_FAILED_SHOWN]) + (
+        f" and {len(found) - _FAILED_SHOWN} more" if found[_FAILED_SHOWN:] else ""
+    )
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from t2f_dist.config.recipe import Layout, ShardRecipe, SplitRecipe
 from t2f_dist.shard.encode import clean_caption
-from t2f_dist.shard.format import KEY_LENGTH_MAX, KINDS, SPLITS, Kind, SplitName
+from t2f_dist.shard.format import KEY_LENGTH_MAX
+from t2f_dist.shard.manifest import KINDS, SPLITS, Kind, SplitName
 from t2f_dist.shard.sources import (
     IMAGE_SUFFIXES,
     ORPHANED,
@@ -81,8 +82,11 @@ class _Draft:
     named: bool = False
 
 
-def plan(recipe: ShardRecipe) -> Plan:
+def plan(recipe: ShardRecipe, train: bool = True) -> Plan:
     """Read the sources of a recipe and match them; no image or voice is opened yet.
+
+    Args:
+        train: some sample must be on the side of train.
 
     Raises:
         FileNotFoundError: a path of the recipe does not exist.
@@ -120,7 +124,7 @@ def plan(recipe: ShardRecipe) -> Plan:
             entries.append(entry)
     if not entries:
         raise ValueError(_nothing(recipe, found, refusals))
-    return Plan(_split(entries, raw.pictures, recipe), found, refusals)
+    return Plan(_split(entries, raw.pictures, recipe, train), found, refusals)
 
 
 def lacking(entry: Entry, recipe: ShardRecipe) -> str:
@@ -236,14 +240,19 @@ def _keys(paths: list[str]) -> dict[str, str]:
     counts = Counter(plain.values())
     keys = {}
     for path, key in plain.items():
-        if counts[key] > 1 or len(key) > KEY_LENGTH_MAX:
-            key = f"{key[-(KEY_LENGTH_MAX - 17) :]}-{hashlib.sha256(path.encode()).hexdigest()[:16]}"
-        keys[path] = key
+        keys[path] = distinct(key, path) if counts[key] > 1 or len(key) > KEY_LENGTH_MAX else key
     assert len(set(keys.values())) == len(paths), "unique keys"
     return keys
 
 
-def _split(entries: list[Entry], pictures: dict[str, Picture], recipe: ShardRecipe) -> dict[SplitName, list[Entry]]:
+def distinct(key: str, path: str) -> str:
+    """A key with a hash of the path, where another image has the same key, or the key is too long."""
+    return f"{key[-(KEY_LENGTH_MAX - 17) :]}-{hashlib.sha256(path.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"
+
+
+def _split(
+    entries: list[Entry], pictures: dict[str, Picture], recipe: ShardRecipe, train: bool
+) -> dict[SplitName, list[Entry]]:
     """By split, each in an order that depends on the seed and the key alone, so that neighbours are mixed."""
     splits: dict[SplitName, list[Entry]] = {split: [] for split in SPLITS}
     for entry in entries:
@@ -252,7 +261,7 @@ def _split(entries: list[Entry], pictures: dict[str, Picture], recipe: ShardReci
         splits[side].append(entry)
     for side in splits.values():
         side.sort(key=lambda entry: hashlib.sha256(f"order:{recipe.seed}:{entry.key}".encode()).digest())
-    if not splits["train"]:
+    if train and not splits["train"]:
         identities = len({entry.identity for entry in entries})
         if recipe.split.given:
             raise ValueError(f"{recipe.faces} has no usable sample in its train; set split.given=false")

@@ -31,6 +31,16 @@ class Vocabulary:
         kept = [word for word, count in counts.items() if count >= min_count]
         return cls(sorted(kept, key=lambda word: (-counts[word], word))[:max_size])
 
+    def extended(self, counts: Mapping[str, int], min_count: int = 1, max_size: int | None = None) -> "Vocabulary":
+        """These words with their indices, and after them those of `counts` that are not among them, as `from_counts`.
+
+        Args:
+            max_size: of all words together; what there is stays, whatever it says.
+        """
+        added = {word: count for word, count in counts.items() if word not in self._index}
+        room = None if max_size is None else max(0, max_size - len(self.words))
+        return Vocabulary([*self.words, *Vocabulary.from_counts(added, min_count, room).words])
+
     @classmethod
     def from_json(cls, text: str) -> "Vocabulary":
         """

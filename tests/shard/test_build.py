@@ -16,7 +16,7 @@ import soundfile
 from t2f_dist.config.load import dump
 from t2f_dist.shard import format as shard_format
 from t2f_dist.shard.build import build
-from t2f_dist.shard.format import Manifest
+from t2f_dist.shard.manifest import SPLITS, Embedding, Manifest
 from t2f_dist.shard.verify import verify
 from t2f_dist.text.sentence import SentenceEncoder
 from t2f_dist.text.vocabulary import Vocabulary
@@ -26,17 +26,19 @@ from tests.shard.raw import Corpus, draw, speak
 
 
 def files(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
+    """Of all files below, the hidden ones too; a folder has no bytes."""
+    found = sorted(directory.rglob("*"))
+    return {str(path.relative_to(directory)): path.read_bytes() if path.is_file() else b"" for path in found}
 
 
 def stored(directory: Path) -> dict[str, dict[str, bytes]]:
     """Source path -> members, split among them."""
     manifest = Manifest.load(directory)
     samples = {}
-    for split in shard_format.SPLITS:
+    for split in SPLITS:
         for shard in manifest.shards(split):
-            descriptor = shard_format.open_shard(directory, shard)
-            for record in shard_format.open_index(directory, shard):
+            descriptor = shard_format.open_shard(directory / shard.name, shard)
+            for record in shard_format.open_index(directory / shard.index, shard):
                 sample = shard_format.read_sample(descriptor, record)
                 samples[json.loads(sample["meta"])["source"]] = sample | {"split": split.encode()}
             os.close(descriptor)
@@ -139,7 +141,7 @@ def test_the_vocabulary_is_that_of_train(corpus: Corpus, tmp_path: Path):
     out = tmp_path / "out"
     manifest = build(corpus.recipe(out), workers=1, progress=False)
     vocabulary = Vocabulary.from_json(manifest.read_vocabulary(out))
-    said = {split: set() for split in shard_format.SPLITS}
+    said = {split: set() for split in SPLITS}
     for sample in stored(out).values():
         said[sample["split"].decode()] |= set(words(sample["captions"].decode()))
     assert set(vocabulary.words) == said["train"]
@@ -153,7 +155,9 @@ def test_faces_alone(corpus: Corpus, tmp_path: Path):
     assert manifest.vocabulary is None
     assert manifest.sample_rate_hz is None
     assert set(manifest.totals) == {"images"}
-    assert manifest.members == {"image": "jpg", "captions": "txt", "meta": "json"}
+    assert {key for sample in stored(tmp_path / "out").values() for key, value in sample.items() if value} == {
+        *("image", "meta", "split")
+    }
     assert manifest.totals["images"].stored == len(corpus.rows)
 
 
@@ -161,8 +165,9 @@ def test_finished_shards_are_left_alone_unless_told(corpus: Corpus, tmp_path: Pa
     out = tmp_path / "out"
     build(corpus.recipe(out, samples_per_shard=3), workers=1, progress=False)
     before = files(out)
-    with pytest.raises(FileExistsError, match="--overwrite"):
+    with pytest.raises(FileExistsError, match="samples_per_shard 3 -> 8; --overwrite"):
         build(corpus.recipe(out), workers=1, progress=False)
+    build(corpus.recipe(out, samples_per_shard=3), workers=1, progress=False)
     with pytest.raises(FileNotFoundError):  # found out before anything is removed
         build(corpus.recipe(out, captions="nowhere.json"), workers=1, overwrite=True, progress=False)
     assert files(out) == before
@@ -305,7 +310,7 @@ def test_embeddings_of_the_corpus_stay_with_their_captions(tmp_path: Path):
     fields = {"layout": "hdf5", "captions": None, "speech": None, "faces": str(tmp_path / "birds.h5")}
     corpus = Corpus(tmp_path / "none", people=0)
     manifest = build(corpus.recipe(tmp_path / "out", **fields), workers=1, progress=False)
-    assert manifest.embedding == shard_format.Embedding(size=12, model="", sha256="", source="corpus")
+    assert manifest.embedding == Embedding(size=12, model="", sha256="", source="corpus")
     found = stored(tmp_path / "out")
     assert found.keys() == arrays.keys()
     for name, sample in found.items():

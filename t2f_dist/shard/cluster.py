@@ -1,0 +1,118 @@
+"""Shards made by a Ray cluster: the one that RAY_ADDRESS names, or one of this machine alone.
+
+https://docs.ray.io. Every node must reach the corpus and `out` at the same paths, or they are URLs, and have this
+package of the same version installed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from t2f_dist.shard.engine import Done, Failed, Fault, fault
+from t2f_dist.shard.task import Job, Maker, Task
+
+_AHEAD = 4  # tasks a core that are handed to Ray at once: it would hold all of them in its store
+
+
+def run(
+    tasks: Sequence[Task], job: Job, workers: int, retries: int, advance: Callable[[int], object]
+) -> Iterator[Done | Failed]:
+    """As `t2f_dist.shard.engine.run`. A task asks for one core; of a local cluster there are `workers`.
+
+    Raises:
+        ValueError: Ray is not installed, or as there.
+        OSError: the cluster cannot be reached.
+    """
+    ray = _imported()
+    _join(ray, workers)
+    try:
+        yield from _collected(ray, tasks, job, retries, advance)
+    finally:
+        ray.shutdown()
+
+
+def _imported() -> Any:
+    # Before the import, which reads them: nothing is sent anywhere, and no token is written into the home folder.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if "RAY_ADDRESS" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    try:
+        import ray
+    except ImportError:
+        raise ValueError("--engine ray needs Ray: pip install 't2f-dist[ray]'") from None
+    return ray
+
+
+def _join(ray: Any, workers: int) -> None:
+    address = os.environ.get("RAY_ADDRESS")
+    quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+    try:
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            ray.init(
+                address="local",
+                num_cpus=workers,
+                include_dashboard=False,
+                _node_ip_address="127.0.0.1",
+                object_store_memory=200 << 20,
+                **quiet,
+            )
+    except (ConnectionError, RuntimeError, TimeoutError) as error:
+        where = f"the Ray cluster at {address}" if address else "a local Ray cluster"
+        raise OSError(f"{where} cannot be used: {' '.join(str(error).split())[:300]}") from None
+
+
+def _collected(
+    ray: Any, tasks: Sequence[Task], job: Job, retries: int, advance: Callable[[int], object]
+) -> Iterator[Done | Failed]:
+    cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    # A worker that dies is Ray's to replace; an error of the system is an exception, which it is told to try again.
+    make = ray.remote(num_cpus=1, max_retries=retries, retry_exceptions=[OSError, MemoryError])(_make)
+    folder = os.getcwd()
+    shared = ray.put(job)
+    rest = iter(tasks)
+    running: dict[Any, Task] = {}
+    try:
+        while True:
+            while len(running) < cores * _AHEAD and (task := next(rest, None)) is not None:
+                running[make.remote(task, shared, folder)] = task
+            if not running:
+                return
+            for reference in ray.wait(list(running), num_returns=1)[0]:
+                task = running.pop(reference)
+                found = _result(ray, reference)
+                if found is not None and found.refusal:
+                    raise ValueError(found.reason)
+                advance(len(task.entries))
+                yield Failed(task.name, found.reason, retries + 1 if found.again else 1) if found else Done(task.name)
+    finally:
+        for reference in running:
+            ray.cancel(reference, force=True)
+
+
+def _result(ray: Any, reference: Any) -> Fault | None:
+    try:
+        ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        return fault(cause) if isinstance(cause, Exception) else Fault(" ".join(str(error).split())[-300:])
+    except ray.exceptions.RayError as error:  # its process or node died, once too often
+        return Fault(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", again=True)
+    return None
+
+
+_maker: Maker | None = None  # of a worker process: the encoder is loaded once
+
+
+def _make(task: Task, job: Job, folder: str) -> None:
+    """In a worker: paths are relative to the folder of the one who called, if it is there."""
+    global _maker
+    with contextlib.suppress(OSError):
+        os.chdir(folder)
+    if _maker is None or _maker.job != job:
+        _maker = job.open()
+    _maker.make(task, lambda: None)

@@ -1,0 +1,126 @@
+"""How the shards of a build are made: here, by processes of this machine, or by a Ray cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from t2f_dist.shard.task import Job, Task
+    from t2f_dist.text.sentence import SentenceEncoder
+
+Engine = Literal["process", "ray"]
+
+
+@dataclass(frozen=True)
+class Done:
+    """A shard that is made, and has its record."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A shard that could not be made, and why.
+
+    Attributes:
+        tries: how often it was tried.
+    """
+
+    name: str
+    reason: str
+    tries: int
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}{f' ({self.tries} tries)' if self.tries > 1 else ''}"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What was raised in a worker; small and plain, whatever it was.
+
+    Attributes:
+        refusal: the corpus does not fit the recipe, so that no shard is worth making.
+        again: it may go better another time.
+    """
+
+    reason: str
+    refusal: bool = False
+    again: bool = False
+
+
+def fault(error: Exception) -> Fault:
+    """What an exception means for the build."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError):
+        if error.strerror:
+            text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        return Fault(text, again=True)
+    if isinstance(error, MemoryError):
+        return Fault("not enough memory: use fewer --workers", again=True)
+    if isinstance(error, ValueError):
+        return Fault(text, refusal=True)
+    return Fault(f"{type(error).__name__}: {text}")
+
+
+def run(
+    engine: Engine,
+    tasks: Sequence[Task],
+    job: Job,
+    workers: int,
+    retries: int,
+    advance: Callable[[int], object],
+    encoder: SentenceEncoder | None = None,
+) -> Generator[Done | Failed, None, None]:
+    """Make shards, in any order; what became of each as soon as it is known.
+
+    Args:
+        retries: how often a shard is tried again whose process was killed, or that met an error of the system.
+        advance: is called with the number of images that came to an end, which is negative where some are begun again.
+        encoder: of the captions, where this process has loaded it.
+
+    Raises:
+        ValueError: the corpus does not fit the recipe, or Ray is not installed.
+        OSError: no worker can be started.
+    """
+    if engine == "ray":
+        from t2f_dist.shard import cluster
+
+        yield from cluster.run(tasks, job, workers, retries, advance)
+    elif workers == 1 or len(tasks) < 2:
+        yield from _here(tasks, job, retries, advance, encoder)
+    else:
+        from t2f_dist.shard import pool
+
+        yield from pool.run(tasks, job, workers, retries, advance)
+
+
+def _here(
+    tasks: Sequence[Task], job: Job, retries: int, advance: Callable[[int], object], encoder: SentenceEncoder | None
+) -> Generator[Done | Failed, None, None]:
+    if not tasks:
+        return
+    maker = job.open(encoder)
+    for task in tasks:
+        tries = 0
+        while True:
+            images = 0
+
+            def count() -> None:
+                nonlocal images
+                images += 1
+                advance(1)
+
+            tries += 1
+            try:
+                maker.make(task, count)
+            except (OSError, MemoryError) as error:
+                advance(-images)
+                if tries <= retries:
+                    continue
+                advance(len(task.entries))
+                yield Failed(task.name, fault(error).reason, tries)
+            else:
+                yield Done(task.name)
+            break
