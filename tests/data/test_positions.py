@@ -1,5 +1,7 @@
 """Randomness by position: what is drawn is a function of the key and the counter, as written down."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,3 +48,13 @@ def test_numbers_of_streams_are_never_changed():
     ]
     assert [stream.name for stream in sorted(Stream)][: len(names)] == names
     assert [int(stream) for stream in sorted(Stream)] == list(range(len(Stream)))
+
+
+def test_a_draw_owes_nothing_to_those_before_it_nor_to_other_threads():
+    expected = draw(7, Stream.Z, 3).standard_normal(9)
+    draw(7, Stream.FLIP, 3).integers(2**32, size=3, dtype=np.uint32)  # half a word is left over
+    assert np.array_equal(draw(7, Stream.Z, 3).standard_normal(9), expected)
+    generator = draw(7, Stream.Z, 3)
+    with ThreadPoolExecutor(1) as other:
+        other.submit(lambda: draw(1, Stream.WINDOW, 0).random()).result()
+    assert np.array_equal(generator.standard_normal(9), expected)
