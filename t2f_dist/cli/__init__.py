@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from t2f_dist.cli import faces, inspect, shard
+from t2f_dist.cli import faces, index, inspect, shard
 
 
 class Commands(click.Group):
@@ -48,6 +48,7 @@ def main(traceback: bool) -> None:
 # In the order of use.
 main.add_command(shard.demo)
 main.add_command(shard.shard)
+main.add_command(index.index)
 main.add_command(inspect.verify)
 main.add_command(inspect.inspect)
 main.add_command(faces.configs)
