@@ -11,7 +11,7 @@ Nothing is unpacked, no payload is read, and memory does not grow with the tar.
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from struct import Struct
 from typing import Literal, NamedTuple
@@ -96,11 +96,23 @@ def scan(path: str | Path) -> Iterator[Member]:
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        yield from _Scan(descriptor).members()
+        size = os.fstat(descriptor).st_size
+        yield from scan_through(lambda length, start: os.pread(descriptor, length, start), size)
     except DamagedTar as error:
         raise DamagedTar(error.position, error.reason, os.path.basename(path)) from None
     finally:
         os.close(descriptor)
+
+
+def scan_through(read: Callable[[int, int], bytes], size: int) -> Iterator[Member]:
+    """As `scan`, of a tar that is not a file here.
+
+    Args:
+        read: called with a length and a start, gives those bytes, or fewer where the tar ends. Starts grow from call
+            to call, but for that of an extended header, which is read a second time, and of the first.
+        size: of the tar, in bytes.
+    """
+    return _Scan(read, size).members()
 
 
 def fault(member: Member) -> str:
@@ -130,9 +142,9 @@ def shown(name: str) -> str:
 
 
 class _Scan:
-    def __init__(self, descriptor: int):
-        self.descriptor = descriptor
-        self.size = os.fstat(descriptor).st_size
+    def __init__(self, read: Callable[[int, int], bytes], size: int):
+        self.read = read
+        self.size = size
         self.start = 0  # of the window in the tar
         self.window = b""
 
@@ -189,7 +201,7 @@ class _Scan:
 
     def _move(self, position: int) -> bytes:
         """Put the window where a header is."""
-        content = os.pread(self.descriptor, WINDOW, position)
+        content = self.read(WINDOW, position)
         if len(content) < BLOCK:
             if position == 0:
                 raise DamagedTar(0, self._unlike(0))
@@ -209,7 +221,7 @@ class _Scan:
         """Why there is no header."""
         if position:
             return "no header: its checksum is wrong"
-        beginning = os.pread(self.descriptor, BLOCK, 0)
+        beginning = self.read(BLOCK, 0)
         if not beginning:
             return "an empty file"
         packed = next((name for magic, name in _PACKED if beginning.startswith(magic)), None)
@@ -227,7 +239,7 @@ class _Scan:
         if rest > PADDING_BYTES_MAX:
             raise DamagedTar(position, f"{rest} bytes after the mark of the end: tars put together, or zeroed members")
         for start in range(position, self.size, WINDOW):
-            content = os.pread(self.descriptor, WINDOW, start)
+            content = self.read(WINDOW, start)
             if content.strip(b"\0"):
                 raise DamagedTar(position, "more after the mark of the end: tars put together, or zeroed members")
             if len(content) < min(WINDOW, self.size - start):
@@ -237,7 +249,7 @@ class _Scan:
         """Where the payload of GNU's old sparse file begins: its map may go on in blocks of its own."""
         more, payload = self.window[at + 482], position + BLOCK
         while more:
-            block = os.pread(self.descriptor, BLOCK, payload)
+            block = self.read(BLOCK, payload)
             if len(block) < BLOCK:
                 raise DamagedTar(position, "cut off in the map of a sparse file")
             more, payload = block[504], payload + BLOCK
@@ -248,7 +260,7 @@ class _Scan:
         if size > EXTENSION_BYTES_MAX:
             raise DamagedTar(position, f"an extended header of {size} bytes; at most {EXTENSION_BYTES_MAX} are read")
         length = size + BLOCK - 1 & -BLOCK
-        content = os.pread(self.descriptor, length, position + BLOCK)
+        content = self.read(length, position + BLOCK)
         if len(content) < length:
             raise DamagedTar(position, "cut off in an extended header")
         content = content[:size]
