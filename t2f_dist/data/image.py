@@ -10,11 +10,11 @@ from __future__ import annotations
 import io
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from t2f_dist.config.recipe import ImageRecipe
 from t2f_dist.shard.format import DamagedSample
-from t2f_dist.shard.picture import FORMATS, Rejected, kept_side, rgb, square
+from t2f_dist.shard.picture import FORMATS, Rejected, check_passes, kept_side, rgb, square
 
 STORED = ("JPEG", "PNG")
 
@@ -37,7 +37,7 @@ def decode(content: bytes, resolution: int, stored: int | None = None) -> np.nda
                 )
             image.draft("RGB", (resolution, resolution))
             image = image.convert("RGB")
-    except DamagedSample:
+    except (DamagedSample, MemoryError):
         raise
     except Exception as error:  # on a broken file Pillow's readers raise nearly anything
         raise _undecodable(error) from None
@@ -55,6 +55,7 @@ def decode_foreign(content: bytes, resolution: int, recipe: ImageRecipe) -> np.n
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > (Image.MAX_IMAGE_PIXELS or 0):
                 raise DamagedSample(f"image: more than {Image.MAX_IMAGE_PIXELS} pixels")
+            check_passes(content, image)
             size = image.size
             # Pillow's box filter takes whole pixels: from less than four it would be off by a good part of one.
             scale = max(1, kept_side(size, recipe) // (4 * resolution))
@@ -62,7 +63,7 @@ def decode_foreign(content: bytes, resolution: int, recipe: ImageRecipe) -> np.n
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
             image = rgb(ImageOps.exif_transpose(image), recipe)
         return np.asarray(square(image, recipe, resolution, size[::-1] if turned else size)).transpose(2, 0, 1)
-    except DamagedSample:
+    except (DamagedSample, MemoryError):
         raise
     except Rejected as error:
         raise DamagedSample(f"image: {error}") from None
@@ -71,4 +72,5 @@ def decode_foreign(content: bytes, resolution: int, recipe: ImageRecipe) -> np.n
 
 
 def _undecodable(error: Exception) -> DamagedSample:
-    return DamagedSample(f"image: cannot be decoded ({' '.join(str(error).split()) or type(error).__name__})")
+    text = "not an image" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
+    return DamagedSample(f"image: cannot be decoded ({text or type(error).__name__})")

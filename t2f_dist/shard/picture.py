@@ -15,6 +15,9 @@ from t2f_dist.config.recipe import ImageRecipe
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 
 
+PASSES_MAX = 100  # of a progressive JPEG, thumbnails included; encoders make about ten
+
+
 class Rejected(ValueError):
     """A file that cannot become part of a sample; the message is the reason."""
 
@@ -26,20 +29,29 @@ def opened(read: Callable[[], bytes]) -> Image.Image:
         Rejected: it cannot be read, or has too many pixels.
     """
     try:
-        stream = io.BytesIO(read())
+        content = read()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(stream, formats=FORMATS) as image:
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                check_passes(content, image)
                 image.load()
                 return ImageOps.exif_transpose(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise Rejected(f"more than {Image.MAX_IMAGE_PIXELS} pixels") from None
     except FileNotFoundError:
         raise Rejected("no such file") from None
+    except (Rejected, MemoryError):  # for want of memory nothing is said of the picture
+        raise
     except Exception as error:  # on a broken file Pillow's readers raise nearly anything
         text = "not an image" if isinstance(error, Image.UnidentifiedImageError) else " ".join(str(error).split())
         raise Rejected(f"unreadable image: {text or type(error).__name__}") from None
+
+
+def check_passes(content: bytes, image: Image.Image) -> None:
+    """Raises Rejected for a JPEG of which a small file makes a decoder go over all pixels for minutes."""
+    if image.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > PASSES_MAX:
+        raise Rejected(f"a JPEG of more than {PASSES_MAX} passes")
 
 
 def rgb(image: Image.Image, recipe: ImageRecipe) -> Image.Image:
@@ -59,10 +71,14 @@ def flat(image: Image.Image, background: str) -> Image.Image:
     """
     if image.mode.startswith("I"):
         # Pillow reads 16-bit greyscale as I;16 or as I, by file format
-        values = np.asarray(image, dtype=np.float64)
+        values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise Rejected("32-bit pixels")
-        return Image.fromarray(np.rint(values / 257).astype(np.uint8)).convert("RGB")
+        # Row by row, since a picture may be as large as is allowed; to the nearest, where a half is not possible.
+        rows = np.empty(values.shape, np.uint8)
+        for number, row in enumerate(values):
+            rows[number] = (row.astype(np.int32) + 128) // 257
+        return Image.fromarray(rows).convert("RGB")
     if image.mode == "F":
         raise Rejected("floating-point pixels, of which the range is not known")
     try:
