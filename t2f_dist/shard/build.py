@@ -134,6 +134,7 @@ class _Build:
                 return self._nothing_to_do(manifest)
             added = self._added(manifest)
             if added.num_new == 0:
+                self._tidy(manifest)
                 return Report(manifest, note="nothing to add: all that the corpus holds is stored or refused already")
         elif self.manner.extend:
             what = "holds an unfinished build: finish it first" if self.unfinished else "holds no finished shards"
@@ -192,11 +193,15 @@ class _Build:
                     f"{shown} holds finished shards of another corpus: {changes}; --overwrite makes them anew{extend},"
                     f" or choose another --out{going}"
                 )
-        if self.unfinished is None:
-            sweep(self.ledger, manifest)  # what a build that was killed at the very end has left
+        self._tidy(manifest)
         return Report(
             manifest, kept=_num_shards(manifest), note="nothing to do: the shards of this corpus are finished"
         )
+
+    def _tidy(self, manifest: Manifest) -> None:
+        """Remove what a build that was killed at the very end has left; not what is yet to be added."""
+        if self.unfinished is None:
+            sweep(self.ledger, manifest)
 
     def _check_model(self, manifest: Manifest) -> None:
         if self.recipe.embed is None or manifest.embedding is None:

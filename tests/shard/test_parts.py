@@ -1,0 +1,79 @@
+"""Shares of a build: in any order, at the same time, again."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from t2f_dist.shard.build import Manner, build, make
+from tests.shard.raw import Corpus
+from tests.shard.test_build import files
+from tests.shard.test_restart import command, finished
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1], [1, 1, 0, 2]])
+def test_parts_in_any_order(tmp_path: Path, order: list[int]):
+    corpus = Corpus(tmp_path / "corpus", people=8)
+    recipe = corpus.recipe(tmp_path / "out", samples_per_shard=2)
+    reports = [make(recipe, Manner(part=(number, 3), progress=False)) for number in order]
+    assert [report.manifest is None for report in reports] == [True] * (len(order) - 1) + [False]
+    assert all(report.open for report in reports[:-1])
+    assert files(tmp_path / "out") == finished(corpus, tmp_path / "whole", samples_per_shard=2)
+    assert "nothing to do" in make(recipe, Manner(part=(0, 3), progress=False)).note
+
+
+def test_parts_at_the_same_time(tmp_path: Path):
+    """Each a process; all begin and end together."""
+    corpus = Corpus(tmp_path / "corpus", people=8)
+    recipe = corpus.recipe(tmp_path / "out", samples_per_shard=1)
+    lines = [command(recipe, tmp_path, "--workers", "1", "--part", f"{number}/4") for number in (0, 1, 2, 3, 3)]
+    running = [subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for line in lines]
+    said = [process.communicate(timeout=120) for process in running]
+    assert [process.returncode for process in running] == [0] * 5, said
+    assert any("train" in out for out, _ in said)
+    assert files(tmp_path / "out") == finished(corpus, tmp_path / "whole", samples_per_shard=1)
+
+
+def test_the_rest_without_parts(tmp_path: Path):
+    corpus = Corpus(tmp_path / "corpus", people=8)
+    recipe = corpus.recipe(tmp_path / "out", samples_per_shard=2)
+    kept = make(recipe, Manner(part=(1, 3), progress=False)).written
+    assert make(recipe, Manner(progress=False)).kept == kept
+    assert files(tmp_path / "out") == finished(corpus, tmp_path / "whole", samples_per_shard=2)
+
+
+def test_more_parts_than_shards(tmp_path: Path):
+    corpus = Corpus(tmp_path / "corpus", people=4)
+    recipe = corpus.recipe(tmp_path / "out")
+    reports = [make(recipe, Manner(part=(number, 20), progress=False)) for number in range(20)]
+    assert any(report.manifest for report in reports)
+    assert files(tmp_path / "out") == finished(corpus, tmp_path / "whole")
+
+
+def test_parts_remove_nothing(tmp_path: Path):
+    corpus = Corpus(tmp_path / "corpus", people=4)
+    finished(corpus, tmp_path / "out")
+    (tmp_path / "out/manifest.json").unlink()
+    before = files(tmp_path / "out")
+    with pytest.raises(FileExistsError, match="a part removes nothing"):
+        make(corpus.recipe(tmp_path / "out"), Manner(part=(0, 2), progress=False))
+    assert files(tmp_path / "out") == before
+    build(corpus.recipe(tmp_path / "out"), workers=1, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"part": (2, 2)}, "--part 2/2: expected I/N"),
+        ({"part": (0, 0)}, "--part 0/0"),
+        ({"part": (-1, 2)}, "--part -1/2"),
+        ({"part": (0, 2), "overwrite": True}, "remove the folder first"),
+        ({"extend": True, "overwrite": True}, "exclude each other"),
+        ({"workers": 0}, "workers is 0"),
+        ({"retries": -1}, "retries is -1"),
+    ],
+)
+def test_what_is_refused(fields: dict, message: str):
+    with pytest.raises(ValueError, match=message) as error:
+        Manner(**fields)
+    assert "\n" not in str(error.value)
