@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from t2f_dist.data.noise import Noise
+
 Inputs = dict[str, tuple[Tensor, Tensor]]
 """Modality -> values, padded with 0 to the longest, and the length of each sample's, int64 [N]; 0: it has none."""
 
@@ -34,11 +36,6 @@ class Item(NamedTuple):
     mismatched_identity: int  # uint64, whose these are; its own where neither is wanted
     identity: int  # uint64
     identity_class: int  # its number in the training split, -1 where it has none
-    z: np.ndarray  # float64 [Z]
-    noise: np.ndarray  # float64 [S]
-    mixing: float
-    dropout_key: int
-    augment: np.ndarray  # float32 [3, K]
     damage: tuple[Damage, ...]
 
 
@@ -94,8 +91,8 @@ class Batch:
         return [self._each(cut, cut) for cut in cuts]
 
 
-def collate(items: Sequence[Item]) -> Batch:
-    """N items of one resolution, in the order of their positions -> a batch of N, on the CPU."""
+def collate(items: Sequence[Item], noise: Noise) -> Batch:
+    """N items of one resolution, in the order of their positions, and their noise -> a batch of N, on the CPU."""
     return Batch(
         positions=torch.tensor([item.position for item in items]),
         images=_images([item.image for item in items]),
@@ -105,11 +102,11 @@ def collate(items: Sequence[Item]) -> Batch:
         identities=_bits([item.identity for item in items]),
         mismatched_identities=_bits([item.mismatched_identity for item in items]),
         identity_classes=torch.tensor([item.identity_class for item in items]),
-        z=torch.from_numpy(np.stack([item.z for item in items])),
-        noise=torch.from_numpy(np.stack([item.noise for item in items])),
-        mixing=torch.tensor([item.mixing for item in items], dtype=torch.float64),
-        dropout_keys=torch.tensor([item.dropout_key for item in items]),
-        augment=torch.from_numpy(np.stack([item.augment for item in items])),
+        z=torch.from_numpy(noise.z),
+        noise=torch.from_numpy(noise.noise),
+        mixing=torch.from_numpy(noise.mixing),
+        dropout_keys=torch.from_numpy(noise.dropout_keys),
+        augment=torch.from_numpy(noise.augment),
         damage=tuple(damage for item in items for damage in item.damage),
     )
 

@@ -12,9 +12,9 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from t2f_dist.config.condition import LogMel, Lstm, Modality, Stored, Waveform
-from t2f_dist.config.loss import AUGMENT_DRAWS
 from t2f_dist.data.batch import Batch, Damage, Item, collate
 from t2f_dist.data.captions import Caption, Captions, similarity
+from t2f_dist.data.noise import NOTHING, Wishes, draw_noise
 from t2f_dist.data.order import Order, Place, Window, lanes
 from t2f_dist.data.positions import Stream, draw
 from t2f_dist.data.shards import MAX_OPEN, Shards
@@ -27,7 +27,6 @@ from t2f_dist.text.vocabulary import Vocabulary
 
 MAX_SUBSTITUTES = 16  # damaged samples in a row before the data is given up
 MAX_IDENTITY_TRIES = 64  # draws in search of another identity
-NO_DRAWS = np.zeros((3, 0), np.float32)
 NO_IMAGE = np.zeros((3, 0, 0), np.uint8)
 MAX_LOOKED_AT = 4096  # samples, in search of examples
 
@@ -44,23 +43,19 @@ class Wanted:
         mismatched: "condition", "image", both or neither: of a sample of another identity.
         mismatch_candidates: that sample is, of this many, the one whose caption shares the largest part of its words
             with the sample's own: the nearer, the finer the difference to be learnt.
-        z_size, noise_size: lengths of the noise vectors.
         flip: mirror half of the images.
         max_words: captions are cut to this many words.
         identities: number the identities of the split.
-        dropout, augment: draw what decides the generator's dropout, and the augmentation.
+        wishes: the noise of a batch.
     """
 
     modalities: Mapping[str, Modality] = field(default_factory=dict)
     mismatched: frozenset[str] = frozenset()
     mismatch_candidates: int = 1
-    z_size: int = 0
-    noise_size: int = 0
     flip: bool = False
     max_words: int = 100
     identities: bool = False
-    dropout: bool = False
-    augment: bool = False
+    wishes: Wishes = NOTHING
 
 
 class Request(NamedTuple):
@@ -148,7 +143,12 @@ class Samples(Dataset[Item]):
         return resolution > levels.LEVELS[-1] or bool(self._conditions)
 
     def __getitems__(self, requests: Sequence[Request]) -> Batch:
-        return collate([self[request] for request in requests])
+        return self.batch(requests)  # the name by which torch's loader asks for many at once
+
+    def batch(self, requests: Sequence[Request | tuple[int, int]]) -> Batch:
+        """The items of several positions and one resolution, and their noise."""
+        positions = [request[0] for request in requests]
+        return collate([self[request] for request in requests], draw_noise(self.seed, positions, self.wanted.wishes))
 
     def __getitem__(self, request: Request | tuple[int, int]) -> Item:
         position, resolution, lane, turn = Request(*request)
@@ -177,8 +177,7 @@ class Samples(Dataset[Item]):
             # What only one of the two has would tell them apart. If nothing is left, there is no mismatched condition.
             lacking = {name for name in condition if not len(mismatched[name])}
             absent |= lacking if condition.keys() - absent - lacking else set()
-        wanted = self.wanted
-        if wanted.flip and draw(self.seed, Stream.FLIP, position).random() < 0.5:
+        if self.wanted.flip and draw(self.seed, Stream.FLIP, position).random() < 0.5:
             image, other_image = image[:, :, ::-1], other_image[:, :, ::-1]
         identity = self.shards.identity(place)
         return Item(
@@ -190,13 +189,6 @@ class Samples(Dataset[Item]):
             mismatched_identity=other_identity,
             identity=identity,
             identity_class=self._classes.get(identity, -1),
-            z=draw(self.seed, Stream.Z, position).standard_normal(wanted.z_size),
-            noise=draw(self.seed, Stream.CONDITION, position).standard_normal(wanted.noise_size),
-            mixing=float(draw(self.seed, Stream.MIXING, position).random()),
-            dropout_key=int(draw(self.seed, Stream.DROPOUT, position).integers(2**63)) if wanted.dropout else 0,
-            augment=draw(self.seed, Stream.AUGMENT, position).random((3, AUGMENT_DRAWS), np.float32)
-            if wanted.augment
-            else NO_DRAWS,
             damage=tuple(damage),
         )
 
@@ -204,14 +196,11 @@ class Samples(Dataset[Item]):
         self, place: Place, resolution: int, with_image: bool, conditions: Sequence[str]
     ) -> tuple[np.ndarray, dict[str, bytes]]:
         """An image, from the smallest file that has it, and members of the tar. Raises DamagedSample."""
-        whole = with_image and not self.shards.has_level(place, resolution)
-        names = ["image", *conditions] if whole else list(conditions)
-        members = self.shards.members(place, names) if names else {}
-        if not with_image:
-            return NO_IMAGE, members
-        if whole:
-            return self.shards.picture(members["image"], resolution), members
-        return self.shards.level(place, resolution), members
+        image = self.shards.level(place, resolution) if with_image else NO_IMAGE
+        if image is not None:
+            return image, self.shards.members(place, conditions) if conditions else {}
+        members = self.shards.members(place, ["image", *conditions])
+        return self.shards.picture(members["image"], resolution), members
 
     def _start(self, position: int, part: int) -> float:
         return float(draw(self.seed, Stream.SPEECH, position, part).random()) if self.speech else 0.0

@@ -10,6 +10,7 @@ import signal
 import traceback
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Sampler
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, Sampler
 from t2f_dist.config.schema import Config, Data
 from t2f_dist.data.batch import Batch
 from t2f_dist.data.dataset import Request, Samples, Wanted
+from t2f_dist.data.noise import Wishes
 from t2f_dist.data.shards import default_cache
 from t2f_dist.storage import url
 from t2f_dist.storage.cache import Cache
@@ -55,13 +57,16 @@ def open_samples(config: Config, split: str | None = None) -> Samples:
         modalities=config.condition.modalities,
         mismatched=config.needs_mismatched,
         mismatch_candidates=data.mismatch_candidates,
-        z_size=config.generator.z_size,
-        noise_size=config.noise_size,
         flip=data.flip,
         max_words=data.max_words,
         identities=config.loss.identity.used,
-        dropout=config.generator.drops_out,
-        augment=config.augment is not None,
+        wishes=Wishes(
+            z_size=config.generator.z_size,
+            noise_size=config.noise_size,
+            mixing=any(penalty.kind == "wgan_gp" for penalty in config.loss.penalties),
+            dropout=config.generator.drops_out,
+            augment=config.augment is not None,
+        ),
     )
     own = split in (None, data.split)
     samples = Samples(
@@ -125,7 +130,7 @@ def batches(
         raise ValueError(line.removeprefix("ValueError: ")) from None
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Batch:
     return batch  # `Samples` collates
 
 

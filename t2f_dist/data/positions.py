@@ -48,7 +48,7 @@ def draw(seed: int, stream: Stream, position: int, part: int = 0, lane: int = 0)
 
     To be drawn from at once: the thread's next call sets the same generator anew.
     """
-    _of_thread.bits.state = {
+    _of_thread.bits.state = {  # pyright: ignore[reportAttributeAccessIssue]  # tuples do as well, and faster
         "bit_generator": "Philox",
         "state": {"counter": (0, position, part, lane), "key": (seed, stream)},
         "buffer": _NO_BUFFER,

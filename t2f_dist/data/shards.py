@@ -154,17 +154,17 @@ class Shards:
     def has_voice(self, place: Place) -> bool:
         return self[place.shard].voiced[place.row]
 
-    def has_level(self, place: Place, resolution: int) -> bool:
-        """Whether the picture at a resolution stands in the small file."""
+    def level(self, place: Place, resolution: int) -> np.ndarray | None:
+        """A picture of the small file, uint8 [3, R, R]; None where it has none. Raises DamagedSample."""
         end = levels.ENDS.get(resolution)
-        return end is not None and end <= self[place.shard].lods[place.row][1]
-
-    def level(self, place: Place, resolution: int) -> np.ndarray:
-        """A picture of the small file: uint8 [3, R, R]. Raises DamagedSample."""
+        if end is None:
+            return None
         opened = self[place.shard]
-        end = levels.ENDS[resolution]
+        offset, length = opened.lods[place.row]
+        if end > length:
+            return None
         try:
-            return levels.parse(os.pread(self._small(opened), end, opened.lods[place.row][0]), resolution)
+            return levels.parse(os.pread(opened.small or self._small(opened), end, offset), resolution)
         except ValueError as error:
             raise DamagedSample(f"lod: {error}") from None
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 
 from t2f_dist.config.schema import Config
-from t2f_dist.data.batch import Batch, collate
+from t2f_dist.data.batch import Batch
 from t2f_dist.data.dataset import Samples
 from t2f_dist.data.loader import open_samples
 from t2f_dist.training.gan import Gan
@@ -45,7 +45,7 @@ class HeldOut:
         key = (name, resolution)
         if key not in self._batches:
             self._batches = {kept: batch for kept, batch in self._batches.items() if kept[1] == resolution}
-            self._batches[key] = collate([source[position, resolution] for position in range(self.num)])
+            self._batches[key] = source.batch([(position, resolution) for position in range(self.num)])
         return self._batches[key]
 
     def close(self) -> None:
@@ -57,5 +57,6 @@ def _whole(samples: Samples) -> Samples:
     """With all that a sample has and nothing of another: of a validation split there may be one identity alone."""
     wanted = samples.wanted
     modalities = {name: modality.model_copy(update={"dropout": 0.0}) for name, modality in wanted.modalities.items()}
-    samples.wanted = replace(wanted, modalities=modalities, mismatched=frozenset(), augment=False)
+    wishes = wanted.wishes._replace(augment=False)
+    samples.wanted = replace(wanted, modalities=modalities, mismatched=frozenset(), wishes=wishes)
     return samples

@@ -17,7 +17,7 @@ NUM = mixed.SHARD * mixed.NUM_SHARDS
 
 
 def samples_of(shards: Path, split: str = "train", seed: int = 5, **wanted) -> Samples:
-    options = {"modalities": ALL, "mismatched": BOTH, "mismatch_candidates": 3, "z_size": 3, "noise_size": 2}
+    options = {"modalities": ALL, "mismatched": BOTH, "mismatch_candidates": 3}
     return Samples(shards, split, seed, 2, Wanted(**options | wanted), train_split="train")
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from t2f_dist.data.batch import Batch, Damage, Item, collate, collate_condition
+from t2f_dist.data.noise import Noise
 
 
 def item(position: int, **changes) -> Item:
@@ -25,19 +26,25 @@ def item(position: int, **changes) -> Item:
         "mismatched_identity": 2**63 + position,
         "identity": 2**64 - 1 - position,
         "identity_class": position - 1,
-        "z": np.full(2, position / 8),
-        "noise": np.zeros(0),
-        "mixing": position / 16,
-        "dropout_key": 2**63 - 1 - position,
-        "augment": np.full((3, 2), position / 16, np.float32),
         "damage": (Damage(position, "shard", 0, "torn"),) if position == 3 else (),
     }
     return Item(**values | changes)
 
 
+def noise(num: int) -> Noise:
+    positions = np.arange(num)
+    return Noise(
+        z=np.repeat(positions[:, None] / 8, 2, axis=1),
+        noise=np.zeros((num, 0)),
+        mixing=positions / 16,
+        dropout_keys=2**63 - 1 - positions,
+        augment=np.broadcast_to(positions[:, None, None] / 16, (num, 3, 2)).astype(np.float32),
+    )
+
+
 @pytest.fixture
 def batch() -> Batch:
-    return collate([item(position) for position in range(6)])
+    return collate([item(position) for position in range(6)], noise(6))
 
 
 def test_rows_are_their_samples_and_zero_past_their_ends(batch: Batch):
@@ -68,7 +75,7 @@ def test_a_modality_that_nobody_has_is_one_wide_and_of_length_zero():
     for name, (values, lengths) in collate_condition([missing, missing]).items():
         assert values.shape == ((2, 1) if name == "caption" else (2, 1, 3))
         assert not values.any() and lengths.tolist() == [0, 0]
-    nothing = collate([item(position, condition={}, mismatched={}) for position in range(2)])
+    nothing = collate([item(position, condition={}, mismatched={}) for position in range(2)], noise(2))
     assert nothing.condition == nothing.mismatched == {}
 
 

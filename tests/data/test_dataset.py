@@ -163,7 +163,7 @@ def test_examples_look_at_a_bounded_number_of_samples(rare_shards: Path, monkeyp
     assert len(samples.examples(1)) == len(read) == 1, "no more than needed"
 
 
-def test_captions_flips_and_noise_vary_from_epoch_to_epoch(portrait_shards: Path):
+def test_captions_and_flips_vary_from_epoch_to_epoch(portrait_shards: Path):
     samples = samples_of(portrait_shards, modalities={"caption": Lstm()}, flip=True)
     visits: dict[Place, list[Item]] = {}
     for position in range(3 * samples.order.num_samples):
@@ -171,8 +171,6 @@ def test_captions_flips_and_noise_vary_from_epoch_to_epoch(portrait_shards: Path
     assert np.mean([len({tuple(item.condition["caption"]) for item in items}) > 1 for items in visits.values()]) > 0.7
     flipped = [any(not np.array_equal(items[0].image, item.image) for item in items[1:]) for items in visits.values()]
     assert 0.6 < np.mean(flipped) < 0.9  # three draws of a coin differ with probability 3/4
-    noise = np.concatenate([item.z for items in visits.values() for item in items])
-    assert abs(noise.mean()) < 0.15 and abs(noise.std() - 1) < 0.1
 
 
 def test_a_flip_mirrors_both_images_or_none(mixed_shards: Path):

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from t2f_dist.data.batch import collate
 from t2f_dist.data.loader import open_samples
 from t2f_dist.shard.build import build
 from t2f_dist.shard.manifest import Manifest
@@ -46,7 +45,7 @@ def _direct(gan, settings, split: str, phase, num: int) -> float:
     samples = open_samples(settings, split)
     modalities = {name: m.model_copy(update={"dropout": 0.0}) for name, m in settings.condition.modalities.items()}
     samples.wanted = replace(samples.wanted, modalities=modalities, mismatched=frozenset())
-    batch = collate([samples[position, phase.resolution] for position in range(num)])
+    batch = samples.batch([(position, phase.resolution) for position in range(num)])
     samples.close()
     images = batch.images.double() / 127.5 - 1
     halves = torch.nn.functional.avg_pool2d(images, 2).repeat_interleave(2, 2).repeat_interleave(2, 3)
@@ -105,7 +104,7 @@ def test_both_are_of_the_whole_condition_and_of_nothing_else(portrait_shards):
         assert batch.mismatched_images.numel() == batch.augment.numel() == 0
     of_training = {held_out._batch("training", held_out.sources["training"], 4).identities[0].item()}
     assert of_training <= {samples.shards.identity(samples.order.locate(0))}, "the trainer's own order"
-    assert samples.wanted.mismatched and samples.wanted.augment, "what is trained on is left as it is"
+    assert samples.wanted.mismatched and samples.wanted.wishes.augment, "what is trained on is left as it is"
     held_out.close()
     samples.close()
 
