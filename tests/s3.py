@@ -25,7 +25,7 @@ from t2f_dist.storage import remote
 from t2f_dist.storage.folder import Folder, Patience
 
 KEY, SECRET = "t2f-test-key", "t2f-test-secret"
-QUICK = Patience(tries=4, wait_seconds=0.02, connect_seconds=1.0, read_seconds=0.5)
+QUICK = Patience(tries=4, wait_seconds=0.02, connect_seconds=1.0, read_seconds=0.5, slowest_bytes_per_second=10 << 20)
 _UP_SECONDS = 30
 
 

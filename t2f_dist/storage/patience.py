@@ -23,19 +23,31 @@ _CREDENTIALS |= {"hf": "HF_TOKEN", "http": "~/.netrc or the URL", "https": "~/.n
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a call may take: at most tries x (connect + read) + the waits between, if the server answers nothing.
+    """How long a call may take: `tries` times `seconds` of the bytes that it moves, and the waits between.
 
     Attributes:
         tries: of one call, the first included.
         wait_seconds: before the second try; each further wait is twice as long, and each is shortened at random.
         connect_seconds: until a connection stands.
         read_seconds: until the next bytes come.
+        slowest_bytes_per_second: what moves more slowly is given up.
     """
 
     tries: int = 5
     wait_seconds: float = 0.5
     connect_seconds: float = 10.0
     read_seconds: float = 30.0
+    slowest_bytes_per_second: int = 1 << 16
+
+    def seconds(self, num_bytes: int | None) -> float | None:
+        """How long one try that moves that many bytes may take; None where the number is not known."""
+        if num_bytes is None:
+            return None
+        return self.connect_seconds + self.read_seconds + num_bytes / self.slowest_bytes_per_second
+
+
+class Beyond(OSError):
+    """A part of a file was asked for that begins behind its end."""
 
 
 def call(place: str, patience: Patience, action: Callable[[], T]) -> T:
@@ -74,6 +86,8 @@ def judged(error: Exception, place: str) -> Exception | None:
     if code in (401, 403) or isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
         named = _CREDENTIALS.get(url.scheme(place), "the environment")
         return PermissionError(f"{where}: access denied ({described(error)}); credentials are taken from {named}")
+    if code == 416:
+        return Beyond(f"{where}: {described(error)}")
     if code is not None:
         return None if code in _PASSING_STATUS else OSError(f"{where}: {described(error)}")
     if isinstance(error, IsADirectoryError | NotADirectoryError | FileExistsError):
@@ -87,10 +101,11 @@ def judged(error: Exception, place: str) -> Exception | None:
 
 def described(error: Exception) -> str:
     """An error in a line, its URLs without their secrets."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()) or ("no answer in time" if isinstance(error, TimeoutError) else "")
     text = re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]+", lambda match: url.shown(match[0]), text)
-    name = "" if type(error).__module__ == "builtins" and text else type(error).__name__
-    return (f"{name}: {text}" if text and name and name not in text else text or name)[:300]
+    if isinstance(error, OSError) and text:  # its class says nothing that is not in the text
+        return text[:300]
+    return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__
 
 
 def status(error: BaseException) -> int | None:

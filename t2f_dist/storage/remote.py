@@ -7,10 +7,11 @@ Credentials are found by the libraries in the environment (AWS_ACCESS_KEY_ID ...
 HF_TOKEN), and the address of a server that speaks S3 in AWS_ENDPOINT_URL. Neither is ever written into a message.
 """
 
+import contextlib
 import importlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from t2f_dist.storage import patience, url
 from t2f_dist.storage.disk import Entry
 from t2f_dist.storage.patience import Patience
 
-BLOCK_BYTES = 8 << 20  # of one request of a file that is fetched or stored
-BLOCKS = 4  # requests at the same time, so that a transfer holds no more than 32 MiB
+BLOCK_BYTES = 8 << 20  # of one request of a file that is fetched
+BLOCKS = 4  # such requests at the same time, so that a transfer holds no more than 32 MiB
+PART_BYTES = 16 << 20  # of one request of a file that is stored; larger, where there would be more than 10,000
+_PARTS_MAX = 10_000
+_PAGE_BYTES = 1 << 20  # more than a page of a listing has
 
 WEB = ("http", "https")  # servers that are only read, and of which nothing is listed
 _WHOLE = (*WEB, "hf")  # of which a file is fetched in one stream: not every server gives ranges
@@ -90,9 +94,7 @@ class Remote:
                 f"{url.shown(self.place)}: files of a web server cannot be listed; name them, with a pattern such as "
                 "x-{000..099}.tar"
             )
-        start = prefix.rpartition("/")[0]
-        place = url.join(self.place, start) if start else self.place
-        return sorted(entry for entry in self._listed(place) if entry.name.startswith(prefix))
+        return sorted(entry for entry in self._listed(prefix.rpartition("/")[0]) if entry.name.startswith(prefix))
 
     def size(self, name: str) -> int | None:
         try:
@@ -100,19 +102,29 @@ class Remote:
         except FileNotFoundError:
             return None
         if size is None:
-            raise OSError(f"{url.shown(url.join(self.place, name))}: the server does not say how many bytes it has")
+            raise OSError(f"{self._shown(name)}: the server does not say how many bytes it has")
         return int(size)
 
     def read(self, name: str, start: int, length: int | None) -> bytes:
         if length == 0:
             return b""
-        return self._call(name, lambda system, path: _range(system, path, start, length))
+        end = None if length is None else start + length
+        web = url.scheme(self.place) in WEB
+        # A web server may know no ranges, so it is asked for none without need; s3fs without one asks twice.
+        given = {} if web and start == 0 and end is None else {"start": start, "end": end}
+        try:
+            content = self._call(name, "cat_file", num_bytes=length, **given)
+        except patience.Beyond:
+            return b""
+        if web and given and len(content) == self._info(name)["size"]:
+            return content[start:end]  # it sent all
+        return content
 
     def fetch(self, name: str, temporary: Path, progress: Callable[[int], object] | None) -> None:
         if url.scheme(self.place) not in _WHOLE:
             self._fetch_blocks(name, temporary, progress)
             return
-        self._call(name, lambda system, path: system.get_file(path, str(temporary)))
+        self._call(name, "get_file", str(temporary))
         if progress:
             progress(temporary.stat().st_size)
 
@@ -120,17 +132,26 @@ class Remote:
         self._writable()
         if not path.is_file():
             raise FileNotFoundError(f"no such file: {path}")
-        blocks = {"chunksize": BLOCK_BYTES, "max_concurrency": BLOCKS} if url.scheme(self.place) == "s3" else {}
-        self._call(name, lambda system, there: system.put_file(str(path), there, **blocks))
+        size = path.stat().st_size
+        if size <= PART_BYTES:
+            self.write(name, path.read_bytes())
+        elif url.scheme(self.place) == "s3":
+            try:
+                self._store_parts(path, size, name)
+            except FileNotFoundError:
+                # The answer to the last request was lost: asked again, the store knows the upload no more.
+                self._store_parts(path, size, name)
+        else:
+            self._call(name, "put_file", num_bytes=size, before=(str(path),))
 
     def write(self, name: str, content: bytes) -> None:
         self._writable()
-        self._call(name, lambda system, there: system.pipe_file(there, content))
+        self._call(name, "pipe_file", content, num_bytes=len(content))
 
     def delete(self, name: str) -> None:
         self._writable()
         try:
-            self._call(name, lambda system, there: system.rm_file(there))
+            self._call(name, "rm_file", num_bytes=0)
         except FileNotFoundError:
             return
 
@@ -144,40 +165,83 @@ class Remote:
                 f"{url.shown(self.place)}: a web server is only read; write to a local folder, s3://, gs:// or hf://"
             )
 
-    def _call(self, name: str, action: Callable[[Any, str], Any]) -> Any:
+    def _shown(self, name: str) -> str:
+        return url.shown(url.join(self.place, name))
+
+    def _call(
+        self,
+        name: str,
+        method: str,
+        *values: Any,
+        num_bytes: int | None = None,
+        before: tuple[Any, ...] = (),
+        **named: Any,
+    ) -> Any:
+        """A method of fsspec on a file, its path behind `before`, as `_timed` and `patience.call`."""
         place = url.join(self.place, name)
         system = filesystem(place, self.patience)
-        return patience.call(place, self.patience, lambda: action(system, system._strip_protocol(place)))
+        given = (*before, system._strip_protocol(place), *values)
+        seconds = self.patience.seconds(num_bytes)
+        return patience.call(place, self.patience, lambda: _timed(system, method, seconds, *given, **named))
+
+    def _s3(self, name: str, method: str, num_bytes: int, **named: Any) -> dict[str, Any]:
+        """A request of S3 on a file, or on the bucket where `name` is empty."""
+        place = url.join(self.place, name) if name else self.place
+        system = filesystem(place, self.patience)
+        bucket, _, key = system._strip_protocol(place).partition("/")
+        given = {"Bucket": bucket} | ({"Key": key} if name else {}) | named
+        seconds = self.patience.seconds(num_bytes)
+        return patience.call(place, self.patience, lambda: _timed(system, "call_s3", seconds, method, **given))
 
     def _info(self, name: str) -> dict[str, Any]:
-        found = self._call(name, lambda system, path: system.info(path))
+        found = self._call(name, "info", num_bytes=0)
         if found["type"] != "file":
-            raise FileNotFoundError(f"no such file: {url.shown(url.join(self.place, name))}")
+            raise FileNotFoundError(f"no such file: {self._shown(name)}")
         return found
 
     def _fetch_blocks(self, name: str, temporary: Path, progress: Callable[[int], object] | None) -> None:
         before = self._info(name)
         size = int(before["size"])
+        place = url.join(self.place, name)
+        system = filesystem(place, self.patience)
+        path = system._strip_protocol(place)
         with open(temporary, "wb") as stream:
             for start in range(0, size, BLOCK_BYTES * BLOCKS):
                 starts = range(start, min(size, start + BLOCK_BYTES * BLOCKS), BLOCK_BYTES)
-                ranges = [(at, min(size, at + BLOCK_BYTES)) for at in starts]
-                came: dict[int, bytes] = {}
-                self._call(name, lambda system, path: _ranges(system, path, ranges, came))  # noqa: B023
-                for at, _ in ranges:
-                    stream.write(came[at])
+                blocks = _Blocks(system, path, {at: min(size, at + BLOCK_BYTES) for at in starts}, self.patience)
+                patience.call(place, self.patience, blocks.ask)
+                for at in starts:
+                    stream.write(blocks.came[at])
                     if progress:
-                        progress(len(came[at]))
+                        progress(len(blocks.came[at]))
         after = self._info(name)
         if (_stamp(after), after["size"]) != (_stamp(before), before["size"]):
-            raise OSError(f"{url.shown(url.join(self.place, name))}: changed while it was fetched")
+            raise OSError(f"{self._shown(name)}: changed while it was fetched")
 
-    def _listed(self, place: str) -> Iterator[Entry]:
+    def _store_parts(self, path: Path, size: int, name: str) -> None:
+        """A multipart upload: nothing is seen of it before its last request, and nothing stays of one that fails."""
+        upload = {"UploadId": self._s3(name, "create_multipart_upload", 0)["UploadId"]}
+        length = max(PART_BYTES, -(-size // _PARTS_MAX))
+        parts = []
+        try:
+            with open(path, "rb") as stream:
+                while content := stream.read(length):
+                    given = {"PartNumber": len(parts) + 1, "Body": content, **upload}
+                    tag = self._s3(name, "upload_part", len(content), **given)["ETag"]
+                    parts.append({"PartNumber": len(parts) + 1, "ETag": tag})
+            self._s3(name, "complete_multipart_upload", size, MultipartUpload={"Parts": parts}, **upload)
+        except BaseException:
+            with contextlib.suppress(OSError):  # which would hide what went wrong
+                self._s3(name, "abort_multipart_upload", 0, **upload)
+            raise
+
+    def _listed(self, start: str) -> Iterator[Entry]:
+        place = url.join(self.place, start) if start else self.place
         system = filesystem(place, self.patience)
         base = system._strip_protocol(self.place).rstrip("/") + "/"
         below = system._strip_protocol(place).rstrip("/") + "/"
         if url.scheme(place) == "s3":
-            found = self._pages(place, system, below)
+            found = self._pages(below)
         else:
             found = patience.call(place, self.patience, lambda: system.find(below.rstrip("/"), detail=True)).items()
         for path, info in found:
@@ -185,12 +249,12 @@ class Remote:
             if path.startswith(below) and not name.endswith("/") and info.get("type", "file") == "file":
                 yield Entry(name, int(info["size"]), _stamp(info))
 
-    def _pages(self, place: str, system: Any, below: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _pages(self, below: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Page by page: s3fs.find would hold a table of all files and folders, some kilobytes a file."""
         bucket, _, prefix = below.partition("/")
-        given = {"Bucket": bucket, "Prefix": prefix}
+        given = {"Prefix": prefix}
         while True:
-            page = patience.call(place, self.patience, lambda: system.call_s3("list_objects_v2", **given))
+            page = self._s3("", "list_objects_v2", _PAGE_BYTES, **given)
             for found in page.get("Contents", []):
                 yield f"{bucket}/{found['Key']}", {"size": found["Size"], "ETag": found.get("ETag")}
             if not page.get("IsTruncated"):
@@ -198,36 +262,46 @@ class Remote:
             given["ContinuationToken"] = page["NextContinuationToken"]
 
 
-def _range(system: Any, path: str, start: int, length: int | None) -> bytes:
-    end = None if length is None else start + length
-    web = path.startswith(("http://", "https://"))
-    try:
-        if web and start == 0 and length is None:
-            return system.cat_file(path)  # without a range, which it may not know
-        content = system.cat_file(path, start=start, end=end)
-    except Exception as error:
-        if patience.status(error) == 416:  # the file ends before the range begins
-            return b""
-        raise
-    if web and (start or length is not None) and len(content) == system.info(path)["size"]:
-        return content[start:end]  # from a server that knows no ranges and sends all
-    return content
+def _timed(system: Any, method: str, seconds: float | None, *values: Any, **named: Any) -> Any:
+    """A method of fsspec, given up after `seconds`: aiohttp knows no end of waiting while it sends."""
+    import fsspec.asyn
+
+    if isinstance(system, fsspec.asyn.AsyncFileSystem):
+        return fsspec.asyn.sync(system.loop, getattr(system, "_" + method), *values, timeout=seconds, **named)
+    return getattr(system, method)(*values, **named)
 
 
-def _ranges(system: Any, path: str, ranges: list[tuple[int, int]], came: dict[int, bytes]) -> None:
-    """Put into `came` those (start, end) of a file that are not in it, by their start; raise the error of one."""
-    wanted = [(start, end) for start, end in ranges if start not in came]
-    blocks = system.cat_ranges([path] * len(wanted), [start for start, _ in wanted], [end for _, end in wanted])
-    failed: Exception | None = None
-    for (start, end), block in zip(wanted, blocks):
-        if isinstance(block, Exception):
-            failed = block
-        elif len(block) != end - start:
-            failed = OSError(f"{len(block)} bytes where {end - start} were asked for")
-        else:
-            came[start] = block
-    if failed is not None:
-        raise failed
+@dataclass
+class _Blocks:
+    """Parts of a file that are asked for at the same time, and again those that did not come.
+
+    Attributes:
+        wanted: start -> end, in bytes.
+        came: start -> content.
+    """
+
+    system: Any
+    path: str
+    wanted: dict[int, int]
+    patience: Patience
+    came: dict[int, bytes] = field(default_factory=dict)
+
+    def ask(self) -> None:
+        """Raises the error of one of those that did not come."""
+        starts = [start for start in self.wanted if start not in self.came]
+        ends = [self.wanted[start] for start in starts]
+        seconds = self.patience.seconds(sum(ends) - sum(starts))
+        blocks = _timed(self.system, "cat_ranges", seconds, [self.path] * len(starts), starts, ends)
+        failed: Exception | None = None
+        for start, end, block in zip(starts, ends, blocks):
+            if isinstance(block, Exception):
+                failed = block
+            elif len(block) != end - start:
+                failed = OSError(f"{len(block)} bytes where {end - start} were asked for")
+            else:
+                self.came[start] = block
+        if failed is not None:
+            raise failed
 
 
 def _stamp(info: dict[str, Any]) -> str:

@@ -1,0 +1,219 @@
+"""What passes is waited for, what does not is told at once; each within a bound, in one line, without a secret."""
+
+import http.server
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from t2f_dist.storage import remote
+from t2f_dist.storage.folder import Folder, Patience
+from tests import s3
+from tests.flaky import Fault, flaky
+
+CONTENT = bytes(range(256)) * 40
+BOUND_SECONDS = s3.QUICK.tries * (s3.QUICK.connect_seconds + s3.QUICK.read_seconds) + 2
+
+
+@pytest.fixture
+def stored(bucket: str) -> str:
+    Folder(bucket).write("a/x", CONTENT)
+    return bucket
+
+
+@pytest.mark.parametrize("fault", ["reset", "stall", "busy", "cut"])
+def test_a_file_comes_through_a_bad_network(
+    fault: Fault, stored: str, s3_server: s3.Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    with flaky(s3_server.port, [fault] * 2) as proxy:
+        s3_server.behind(proxy.port).into(monkeypatch)
+        folder = Folder(stored, s3.QUICK)
+        folder.fetch("a/x", tmp_path / "x")
+        assert (tmp_path / "x").read_bytes() == CONTENT
+        assert proxy.faults == [] and proxy.connections > 2
+
+
+@pytest.mark.parametrize("fault", ["reset", pytest.param("stall", marks=pytest.mark.slow), "busy"])
+def test_a_file_goes_through_a_bad_network(
+    fault: Fault, stored: str, s3_server: s3.Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    with flaky(s3_server.port, [fault] * 2) as proxy:
+        s3_server.behind(proxy.port).into(monkeypatch)
+        folder = Folder(stored, s3.QUICK)
+        folder.write("a/y", CONTENT)
+        assert proxy.faults == []
+        assert [entry.name for entry in folder.list()] == ["a/x", "a/y"]
+        assert folder.read("a/y") == CONTENT
+
+
+@pytest.mark.parametrize("fault", ["reset", "stall", "busy"])
+def test_a_network_that_stays_bad_is_told_within_the_bound(
+    fault: Fault, stored: str, s3_server: s3.Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    with flaky(s3_server.port, [fault] * 100) as proxy:
+        s3_server.behind(proxy.port).into(monkeypatch)
+        started = time.monotonic()
+        with pytest.raises(OSError) as caught:
+            Folder(stored, s3.QUICK).fetch("a/x", tmp_path / "x")
+        assert time.monotonic() - started < BOUND_SECONDS
+        # aiohttp asks twice where a connection breaks; botocore and s3fs would multiply that by five each.
+        assert s3.QUICK.tries <= proxy.connections <= s3.QUICK.tries * 2
+    message = str(caught.value)
+    assert f"{stored}/a/x" in message and f"{s3.QUICK.tries} tries" in message and "\n" not in message
+    assert list(tmp_path.iterdir()) == [], "nothing half is left"
+
+
+def test_a_server_that_is_away_is_told_within_the_bound(stored: str, monkeypatch: pytest.MonkeyPatch):
+    s3.Server(1, None).into(monkeypatch)
+    with pytest.raises(OSError, match="4 tries"):
+        Folder(stored, s3.QUICK).read("a/x")
+
+
+def test_a_failed_upload_leaves_what_was_there(
+    stored: str, s3_server: s3.Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    (tmp_path / "large").write_bytes(bytes(20 << 20))  # of several parts
+    with flaky(s3_server.port, ["cut"] * 100) as proxy:
+        s3_server.behind(proxy.port).into(monkeypatch)
+        # What is cut is the answer after 700 bytes, so requests get through: the parts arrive, and the end may not.
+        monkeypatch.setattr("tests.flaky._CUT_BYTES", 20)
+        with pytest.raises(OSError):
+            Folder(stored, s3.QUICK).store(tmp_path / "large", "a/x")
+    s3_server.into(monkeypatch)
+    assert Folder(stored, s3.QUICK).read("a/x") in (CONTENT, bytes(20 << 20)), "the old or the new, whole"
+
+
+@pytest.mark.parametrize("secret", ["wrong", ""])
+def test_a_wrong_secret_is_told_at_once(
+    secret: str, stored: str, s3_server: s3.Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    with flaky(s3_server.port, []) as proxy:
+        s3_server.behind(proxy.port).into(monkeypatch, secret)
+        if not secret:
+            monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+            monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        folder = Folder(stored, Patience(wait_seconds=30))  # one wait would be noticed
+        for action in (
+            folder.list,
+            lambda: folder.read("a/x"),
+            lambda: folder.size("a/x"),
+            lambda: folder.write("a/x", b""),
+            lambda: folder.fetch("a/x", tmp_path / "x"),
+        ):
+            with pytest.raises(PermissionError) as caught:
+                action()
+            message = str(caught.value)
+            assert stored in message and "AWS_ACCESS_KEY_ID" in message and "\n" not in message
+            assert s3.KEY not in message and s3.SECRET not in message
+
+
+def test_what_is_missing_is_told_at_once(bucket: str):
+    folder = Folder(bucket, Patience(wait_seconds=30))
+    for action in (lambda: folder.read("none"), lambda: Folder(bucket + "x", folder.patience).read("x")):
+        with pytest.raises(FileNotFoundError) as caught:
+            action()
+        assert "\n" not in str(caught.value)
+
+
+# The web.
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    (folder / "a b#c%20ü.bin").write_bytes(CONTENT)
+    (folder / "empty").touch()
+    return folder
+
+
+@pytest.fixture(params=["ranges", "whole"])
+def server(request: pytest.FixtureRequest, files: Path) -> Iterator[str]:
+    """The URL of a web server that knows ranges, and of one that does not."""
+    if request.param == "ranges":
+        with s3.web(files) as place:
+            yield place
+        return
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: object):
+            super().__init__(*arguments, directory=str(files))  # pyright: ignore[reportArgumentType]
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+def test_a_web_server_is_read(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    folder = Folder(server, s3.QUICK)
+    name = "a b#c%20ü.bin"
+    assert folder.read(name) == CONTENT
+    assert folder.read(name, 100, 50) == CONTENT[100:150]
+    assert folder.read(name, 10_000) == CONTENT[10_000:]
+    assert folder.read(name, len(CONTENT), 5) == b""
+    assert folder.read("empty") == b""
+    assert folder.size(name) == len(CONTENT)
+    assert folder.size("none") is None
+    folder.fetch(name, tmp_path / "x")
+    assert (tmp_path / "x").read_bytes() == CONTENT
+    with pytest.raises(FileNotFoundError):
+        folder.read("none")
+    with pytest.raises(FileNotFoundError):
+        folder.fetch("none", tmp_path / "y")
+    with pytest.raises(ValueError, match="cannot be listed"):
+        folder.list()
+    for action in (lambda: folder.write("x", b""), lambda: folder.delete(name), folder.make):
+        with pytest.raises(ValueError, match="only read"):
+            action()
+
+
+@pytest.mark.parametrize("fault", ["reset", pytest.param("stall", marks=pytest.mark.slow), "busy", "cut"])
+def test_a_web_server_behind_a_bad_network(fault: Fault, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    name = "a b#c%20ü.bin"
+    with s3.web(files) as place:
+        port = int(place.rpartition(":")[2])
+        with flaky(port, [fault] * 2) as proxy:
+            folder = Folder(f"http://user:secret@127.0.0.1:{proxy.port}?token=secret", s3.QUICK)
+            folder.fetch(name, tmp_path / "x")
+            assert (tmp_path / "x").read_bytes() == CONTENT
+        with flaky(port, [fault] * 100) as proxy:
+            folder = Folder(f"http://user:secret@127.0.0.1:{proxy.port}?token=secret", s3.QUICK)
+            actions = [lambda: folder.read(name), lambda: folder.fetch(name, tmp_path / "y")]
+            for action in [*actions, lambda: folder.size(name)] if fault != "cut" else actions:  # a head is not cut
+                with pytest.raises(OSError) as caught:
+                    action()
+                assert "4 tries" in str(caught.value) and "secret" not in str(caught.value)
+
+
+# Processes.
+
+
+def test_a_folder_works_after_a_fork_and_in_the_parent_still(stored: str):
+    folder = Folder(stored, s3.QUICK)
+    assert folder.read("a/x") == CONTENT
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, b"1" if folder.read("a/x", 5, 7) == CONTENT[5:12] else b"0")
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as stream:
+        assert stream.read() == b"1"
+    os.waitpid(child, 0)
+    assert folder.read("a/x") == CONTENT
+
+
+def test_a_scheme_whose_library_is_missing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(remote._NEEDS, "gs", ("no_such_library", "gcs"))
+    with pytest.raises(ValueError, match=r"pip install 't2f-dist\[gcs\]'"):
+        Folder("gs://bucket/x").read("y")
