@@ -124,6 +124,9 @@ class Remote:
         if url.scheme(self.place) not in _WHOLE:
             self._fetch_blocks(name, temporary, progress)
             return
+        if progress and url.scheme(self.place) in WEB:
+            self._call(name, "get_file", str(temporary), callback=_reporting(progress))
+            return
         self._call(name, "get_file", str(temporary))
         if progress:
             progress(temporary.stat().st_size)
@@ -307,3 +310,14 @@ class _Blocks:
 def _stamp(info: dict[str, Any]) -> str:
     """What a store has to tell one content from another."""
     return next((str(info[key]).strip('"') for key in _STAMPS if info.get(key)), "")
+
+
+def _reporting(progress: Callable[[int], object]) -> Any:
+    """What fsspec calls at each piece that has come; what `progress` raises ends the transfer."""
+    from fsspec.callbacks import Callback
+
+    class Reporting(Callback):
+        def relative_update(self, inc: int = 1) -> None:
+            progress(inc)
+
+    return Reporting()
