@@ -36,7 +36,7 @@ def configs(folder: Path) -> None:
 )
 @click.option("--identity", "identities", multiple=True, metavar="NAME", help="Who it is; repeatable.")
 @click.option("--embed", metavar="DIR", type=click.Path(path_type=Path), help="Model that embedded the captions.")
-@click.option("--shards", metavar="DIR", type=click.Path(path_type=Path), help="Draw for samples in shards instead.")
+@click.option("--shards", metavar="DIR_OR_URL", help="Draw for samples in shards instead.")
 @click.option("--split", default="test", show_default=True, type=click.Choice(["train", "validation", "test"]))
 @click.option("--rows", default=8, show_default=True, type=click.IntRange(1), help="Samples of --shards.")
 @click.option("--num", type=click.IntRange(1), help="Faces a condition.  [default: 8]")
@@ -52,7 +52,7 @@ def sample(
     voice_folder: Path | None,
     identities: tuple[str, ...],
     embed: Path | None,
-    shards: Path | None,
+    shards: str | None,
     split: str,
     rows: int,
     num: int | None,
@@ -109,14 +109,14 @@ def sample(
     type=click.Choice(["caption", "speech", "both", "all"]),
     help="What each face is drawn from; all: a table for each way in which the snapshot can be asked.",
 )
-@click.option("--shards", type=click.Path(path_type=Path), help="Of drawn portraits.  [default: those trained on]")
+@click.option("--shards", metavar="DIR_OR_URL", help="Of drawn portraits.  [default: those trained on]")
 @click.option("--split", default="test", show_default=True, type=click.Choice(["train", "validation", "test"]))
 @click.option("--num", default=2000, show_default=True, type=click.IntRange(2), help="Samples, at most.")
 @click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="Of the noise and the order."
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Also write the tables there, as JSON.")
-def evaluate(snapshot: Path, by: str, shards: Path | None, split: str, num: int, seed: int, out: Path | None) -> None:
+def evaluate(snapshot: Path, by: str, shards: str | None, split: str, num: int, seed: int, out: Path | None) -> None:
     """Agreement on drawn portraits: the share of faces whose attributes are those that their caption names, and those
     that it does not name but the portrait has, which a voice may tell.
 
@@ -129,7 +129,7 @@ def evaluate(snapshot: Path, by: str, shards: Path | None, split: str, num: int,
     from t2f_dist.models.snapshot import load
 
     loaded = load(snapshot)
-    where = shards or Path(loaded.config.data.shards)
+    where = shards or loaded.config.data.shards
     found = agreement(loaded, where, split, num, seed, by)
     seen = "which training sees" if split == "train" else "no combination of which stands in its training split"
     for way, table in found.items():

@@ -62,7 +62,7 @@ def decode_foreign(content: bytes, resolution: int, recipe: ImageRecipe) -> np.n
             image.draft("RGB", (image.width // scale, image.height // scale))
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
             image = rgb(ImageOps.exif_transpose(image), recipe)
-        return np.asarray(square(image, recipe, resolution, size[::-1] if turned else size)).transpose(2, 0, 1)
+        return np.asarray(square(image, recipe, resolution, (size[1], size[0]) if turned else size)).transpose(2, 0, 1)
     except (DamagedSample, MemoryError):
         raise
     except Rejected as error:

@@ -117,7 +117,7 @@ class Conditions:
             ),
         )
 
-    def of_shards(self, folder: Path, split: str, num: int) -> Asked:
+    def of_shards(self, folder: str | Path, split: str, num: int) -> Asked:
         """Of the first samples of a split, no two of the same label; of those that lack nothing, if there are any.
 
         Raises ValueError and FileNotFoundError where the shards cannot be read, are not of the kind that the snapshot
@@ -137,7 +137,7 @@ class Conditions:
             raise ValueError(f"no sample of the split {split} in {folder} has {nouns}, with which this snapshot draws")
         return Asked(tuple(found), (), tuple(found.values()))
 
-    def open(self, folder: Path, split: str, names: Collection[str]) -> Shards:
+    def open(self, folder: str | Path, split: str, names: Collection[str]) -> Shards:
         """The shards of a split, in these modalities of the kind that the snapshot was trained with; the caller closes.
 
         Raises ValueError and FileNotFoundError where they are not.

@@ -48,7 +48,7 @@ class Modality(ABC):
         """What a sample holds; `absent` if nothing. Raises DamagedSample."""
 
     @abstractmethod
-    def check(self, manifest: Manifest, folder: Path) -> None:
+    def check(self, manifest: Manifest, folder: str | Path) -> None:
         """Raise ValueError where the conditions of these shards are not what the snapshot was trained with."""
 
     def label(self, text: str) -> str:
@@ -88,7 +88,7 @@ class Words(Modality):
             return self.absent
         return np.array(self.vocabulary.encode(sample.caption, self.max_words) or [UNKNOWN], np.int64)
 
-    def check(self, manifest: Manifest, folder: Path) -> None:
+    def check(self, manifest: Manifest, folder: str | Path) -> None:
         if manifest.vocabulary is None:
             raise ValueError(f"{folder} holds no captions, with which the snapshot draws: name shards that do")
 
@@ -136,7 +136,7 @@ class Sentences(Modality):
     def held(self, sample: Held) -> np.ndarray:
         return sample.embedding if len(sample.embedding) else self.absent
 
-    def check(self, manifest: Manifest, folder: Path) -> None:
+    def check(self, manifest: Manifest, folder: str | Path) -> None:
         if manifest.embedding is None:
             raise ValueError(f"{folder} holds no caption embeddings: shard it again with --embed MODEL_DIR")
         if manifest.embedding != self.record:
@@ -171,7 +171,7 @@ class Voices(Modality):
     def held(self, sample: Held) -> np.ndarray:
         return listen(sample.voice, self.seconds, start=0.0) if sample.voice else self.absent
 
-    def check(self, manifest: Manifest, folder: Path) -> None:
+    def check(self, manifest: Manifest, folder: str | Path) -> None:
         if manifest.sample_rate_hz is None:
             raise ValueError(f"{folder} holds no voices, with which the snapshot draws: name shards that do")
         if manifest.sample_rate_hz != self.sample_rate_hz:
@@ -211,7 +211,7 @@ class Identities(Modality):
         found = self.classes.get(sample.identity)
         return self.absent if found is None else np.array([found], np.int64)
 
-    def check(self, manifest: Manifest, folder: Path) -> None:
+    def check(self, manifest: Manifest, folder: str | Path) -> None:
         """Any shards will do: an identity that was not trained with is absent."""
 
     def label(self, text: str) -> str:

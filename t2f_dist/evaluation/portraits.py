@@ -33,7 +33,7 @@ HIGH_PITCH_HZ = 158.0  # women of the drawn corpus speak higher, men lower
 
 
 def evaluate(
-    snapshot: Snapshot, shards: Path, split: str, num: int, seed: int, by: str = "all"
+    snapshot: Snapshot, shards: str | Path, split: str, num: int, seed: int, by: str = "all"
 ) -> dict[str, Agreement]:
     """Draw a face for each of `num` samples of a split (fewer where it holds fewer), in each way of asking; read them.
 
@@ -127,7 +127,11 @@ def _samples(
 
 
 def _assert_portraits(
-    shards: Path, samples: Sequence[Held], given: Sequence[Condition], real: dict[str, Tensor], sample_rate_hz: int
+    shards: str | Path,
+    samples: Sequence[Held],
+    given: Sequence[Condition],
+    real: dict[str, Tensor],
+    sample_rate_hz: int,
 ) -> None:
     """By their captions; without any, by their voices: men and women among drawn portraits speak apart."""
     if any(sample.caption for sample in samples):
@@ -144,7 +148,7 @@ def _assert_portraits(
         )
 
 
-def _assert_filled(shards: Path, split: str) -> None:
+def _assert_filled(shards: str | Path, split: str) -> None:
     manifest = Manifest.load(shards)
     if not manifest.num_samples(split):
         filled = " or ".join(f"--split {name}" for name in SPLITS if manifest.num_samples(name))
