@@ -214,7 +214,7 @@ def _words(split: SplitCensus, small: int, record: np.void) -> list[int]:
     """In each caption of a sample."""
     try:
         captions = shard_format.captions(shard_format.captions_copy(small, record))
-    except (shard_format.DamagedSample, UnicodeDecodeError):
+    except shard_format.DamagedSample:
         split.damaged += 1
         return []
     return [len(words(caption)) for caption in captions]

@@ -9,7 +9,6 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from t2f_dist.config.recipe import ImageRecipe
 from t2f_dist.shard import format as shard_format
 from t2f_dist.shard import levels
 from t2f_dist.shard.manifest import Manifest
@@ -18,6 +17,7 @@ from t2f_dist.shard.picture import Rejected, flat, opened, square
 # Levels were taken from the picture before its JPEG was written. What JPEG changes depends on its quality and on the
 # picture; noise at quality 95 stays well below, and another picture's levels are far beyond.
 LEVEL_MEAN_MAX = {"jpg": 8.0, "png": 1.0, "any": 1.0}  # mean difference of a level's values, of 255
+SECONDS_MAX = 3600  # of a voice, as the recipe allows
 
 
 def undecodable(content: bytes, name: str, record: np.void, manifest: Manifest, small: int) -> str:
@@ -41,7 +41,7 @@ def undecodable(content: bytes, name: str, record: np.void, manifest: Manifest, 
 
 
 def _image(content: bytes, record: np.void, manifest: Manifest, small: int) -> str:
-    recipe = ImageRecipe.model_validate(manifest.recipe["image"])
+    recipe = manifest.image
     try:
         image = flat(opened(lambda: content), recipe.background)
         image = image if manifest.squared else square(image, recipe)
@@ -70,8 +70,8 @@ def _levels(image: Image.Image, record: np.void, manifest: Manifest, small: int)
 def _captions(content: bytes, record: np.void) -> str:
     try:
         num = len(shard_format.captions(content))
-    except UnicodeDecodeError:
-        return "captions: not UTF-8"
+    except shard_format.DamagedSample as error:
+        return str(error)
     return "" if num == record["num_captions"] else f"captions: {num}, not {record['num_captions']} as the index says"
 
 
@@ -81,6 +81,8 @@ def _meta(content: bytes, record: np.void, manifest: Manifest) -> str:
     except (ValueError, RecursionError):
         return "meta: not JSON"
     ours = manifest.corpus_sha256 is not None
+    if ours and not isinstance(meta, dict):
+        return "meta: not an object"
     if ours and shard_format.identity_number(str(meta.get("identity"))) != record["identity"]:
         return f"meta: the identity {meta.get('identity')!r} is not that of the index"
     return ""
@@ -88,7 +90,11 @@ def _meta(content: bytes, record: np.void, manifest: Manifest) -> str:
 
 def _speech(content: bytes, record: np.void, manifest: Manifest) -> str:
     try:
-        samples, rate = soundfile.read(io.BytesIO(content), dtype="int16")
+        with soundfile.SoundFile(io.BytesIO(content)) as file:
+            if record["speech_samples"] > SECONDS_MAX * file.samplerate:
+                return f"speech: {record['speech_samples']} samples, more than {SECONDS_MAX} seconds"
+            # No more than there should be: a header may claim hours.
+            rate, samples = file.samplerate, file.read(int(record["speech_samples"]) + 1, dtype="int16")
     except (soundfile.SoundFileError, RuntimeError) as error:
         return f"speech: {error}"
     if rate != manifest.sample_rate_hz or samples.shape != (int(record["speech_samples"]),):

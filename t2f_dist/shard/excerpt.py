@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from t2f_dist.config.recipe import ImageRecipe
 from t2f_dist.shard import format as shard_format
 from t2f_dist.shard.manifest import Manifest
 from t2f_dist.shard.picture import flat, opened, square
@@ -58,7 +57,7 @@ def excerpts(place: str | Path, split: str, num: int) -> list[Excerpt]:
 
 def _excerpt(tar: int, small: int, record: np.void, manifest: Manifest) -> Excerpt:
     sample = shard_format.read_sample(tar, record, ("image", "speech"))
-    recipe = ImageRecipe.model_validate(manifest.recipe["image"])
+    recipe = manifest.image
     image = flat(opened(lambda: sample["image"]), recipe.background)
     image = image if manifest.squared else square(image, recipe)
     captions = shard_format.captions(shard_format.captions_copy(small, record))

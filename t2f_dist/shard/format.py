@@ -30,6 +30,7 @@ _NPY = re.compile(
     rb"\x93NUMPY\x01\x00(..)\{'descr': '<f4', 'fortran_order': False, 'shape': \(([0-9]{1,9}), ([0-9]{1,9})\), \} *\n",
     re.DOTALL,
 )
+MEMBER_BYTES_MAX = 1 << 28  # of a sample, so that what a record claims is never a reason to want more memory
 KEY_LENGTH_MAX = 90  # a ustar name holds 100 bytes; longer ones would need a header of another size
 
 INDEX_DTYPE = np.dtype(
@@ -62,8 +63,11 @@ def identity_number(identity: str) -> int:
 
 
 def captions(content: bytes) -> list[str]:
-    """The captions of a sample, in order, from its `captions` member."""
-    return content.decode().splitlines()
+    """The captions of a sample, in order, from its `captions` member. Raises DamagedSample where it is not text."""
+    try:
+        return content.decode().splitlines()
+    except UnicodeDecodeError:
+        raise DamagedSample("captions: not UTF-8") from None
 
 
 def embeddings(content: bytes) -> np.ndarray:
@@ -121,9 +125,13 @@ def misplaced(index: np.ndarray, shard: Shard) -> str:
             copy = index["lod_offset"] + index["lod_length"].astype(np.uint64)
             if (copy > shard.small_bytes).any() or (length > np.uint64(shard.small_bytes) - copy).any():
                 return "the copy of a sample's captions lies outside of the small file"
+        if name == "captions":  # of a foreign tar at 0, where no payload can be: they stand in the small file alone
+            length = np.where(offset == 0, 0, length)
         if (offset > size).any() or (length > np.uint64(size) - offset).any():
             return f"a member {name} lies outside of its file of {size} bytes"
-    if (index["image_length"] == 0).any():
+        if name != "lod" and (length > MEMBER_BYTES_MAX).any():
+            return f"a member {name} of more than {MEMBER_BYTES_MAX} bytes"
+    if (index["image_length"] == 0).any() or (index["image_offset"] < TAR_BLOCK).any():
         return "a sample without an image"
     return ""
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from t2f_dist.config.recipe import ImageRecipe
 from t2f_dist.storage import url
 from t2f_dist.storage.folder import Folder
 
@@ -19,6 +20,7 @@ MANIFEST = "manifest.json"
 VOCABULARY = "vocabulary.json"
 REJECTED = "rejected.jsonl"
 MANIFEST_BYTES_MAX = 1 << 30  # a million shards are about 400 MB
+VOCABULARY_BYTES_MAX = 1 << 28
 SplitName = Literal["train", "validation", "test"]
 Kind = Literal["images", "captions", "voices"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -140,6 +142,17 @@ class Manifest(Record):
     splits: dict[SplitName, Split]
     totals: dict[Kind, Totals]
 
+    @model_validator(mode="after")
+    def _readable(self) -> Manifest:
+        if not self.squared and ("image" not in self.recipe or self.image.resolution != self.image_resolution):
+            raise ValueError(f"no recipe that brings its images to squares of {self.image_resolution}")
+        return self
+
+    @property
+    def image(self) -> ImageRecipe:
+        """How images were, or are, brought to squares. Raises ValueError where the recipe says nothing readable."""
+        return ImageRecipe.model_validate(self.recipe.get("image", {}))
+
     @classmethod
     def load(cls, place: str | Path) -> Manifest:
         """Read and check `manifest.json` of a local directory or a URL.
@@ -185,7 +198,11 @@ class Manifest(Record):
                 f"{shown} is of format version {content.get('version')!r}; this t2f-dist reads {VERSION}: "
                 "build the shards again, or use the t2f-dist that wrote them"
             )
-        if content.pop("checksum", None) != digest(_canonical(content)):
+        try:
+            whole = content.pop("checksum", None) == digest(_canonical(content))
+        except RecursionError:
+            raise ValueError(f"{shown} is damaged (too deeply nested); build the shards again") from None
+        if not whole:
             raise ValueError(f"{shown} is damaged (its checksum does not match); build the shards again")
         try:
             return cls.model_validate(content)
@@ -231,9 +248,9 @@ class Manifest(Record):
         """
         if self.vocabulary is None:
             raise ValueError(f"the shards in {place} hold no captions, so there is no vocabulary")
-        content = Folder(place).read(self.vocabulary.file)
+        shown = url.shown(url.join(str(place), self.vocabulary.file))
+        content = Folder(place).read(self.vocabulary.file, 0, VOCABULARY_BYTES_MAX)
         if digest(content) != self.vocabulary.sha256:
-            shown = url.shown(url.join(str(place), self.vocabulary.file))
             raise ValueError(f"{shown} is damaged (its checksum does not match); build the shards again")
         return content.decode()
 

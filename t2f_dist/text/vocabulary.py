@@ -22,7 +22,7 @@ class Vocabulary:
         self.words = tuple(words)
         self._index = {word: index for index, word in enumerate(self.words, start=2)}
         if len(self._index) != len(self.words):
-            twice = next(word for index, word in enumerate(self.words) if word in self.words[:index])
+            twice = next(word for index, word in enumerate(self.words, start=2) if self._index[word] != index)
             raise ValueError(f"the vocabulary holds the word {twice!r} twice")
 
     @classmethod
@@ -49,7 +49,7 @@ class Vocabulary:
         """
         try:
             content = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"not a vocabulary: {error}") from None
         if not isinstance(content, dict) or (content.get("format"), content.get("version")) != (FORMAT, VERSION):
             raise ValueError(f"not a vocabulary of format {FORMAT} {VERSION}")
