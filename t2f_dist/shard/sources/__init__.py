@@ -1,6 +1,7 @@
 """Raw layouts, one file each: every reader turns what it finds into images, and mentions of them."""
 
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from t2f_dist.shard.format import Kind, SplitName
+from t2f_dist.shard.manifest import Kind, SplitName
 
 # fmt: off
 IMAGE_SUFFIXES = frozenset([
@@ -19,6 +20,8 @@ IMAGE_SUFFIXES = frozenset([
 AUDIO_SUFFIXES = frozenset([".aif", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav"])
 
 
+IMAGE_BYTES_MAX = 1 << 28
+TEXT_BYTES_MAX = 1 << 20  # of the captions of one image, in a file of their own
 ORPHANED = "its image is rejected"  # why a caption or voice is refused that itself is sound
 
 
@@ -32,13 +35,25 @@ class Ref(Protocol):
 
 @dataclass(frozen=True)
 class File:
-    """A whole file. `read` raises OSError."""
+    """A whole file. `read` raises as `read_file`."""
 
     root: str
     name: str
 
     def read(self) -> bytes:
-        return Path(self.root, self.name).read_bytes()
+        return read_file(Path(self.root, self.name), IMAGE_BYTES_MAX)
+
+
+def read_file(path: Path, bytes_max: int) -> bytes:
+    """A plain file, of no more than so many bytes. Raises OSError, or ValueError for a pipe, a device or a larger one."""
+    # A pipe without a writer would be waited for, and a link to a device has no end.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+        status = os.fstat(stream.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("not a plain file")
+        if status.st_size > bytes_max:
+            raise ValueError(f"{status.st_size} bytes; at most {bytes_max} are read")
+        return stream.read(bytes_max)
 
 
 class Block(Protocol):

@@ -3,7 +3,18 @@
 from pathlib import Path
 
 from t2f_dist.config.recipe import ShardRecipe
-from t2f_dist.shard.sources import AUDIO_SUFFIXES, Mention, Raw, Source, bare, face2text, table, walk
+from t2f_dist.shard.sources import (
+    AUDIO_SUFFIXES,
+    TEXT_BYTES_MAX,
+    Mention,
+    Raw,
+    Source,
+    bare,
+    face2text,
+    read_file,
+    table,
+    walk,
+)
 from t2f_dist.shard.sources.faces import Faces
 
 TEXT_SUFFIXES = frozenset([".txt"])
@@ -70,9 +81,12 @@ def read_captions(folder: Path) -> Source:
         raise ValueError(f"no .txt below {folder}: captions are a file or a folder with a .txt an image")
     for path in paths:
         try:
-            lines = (folder / path).read_text(encoding="utf-8-sig").split("\n")
+            text = read_file(folder / path, TEXT_BYTES_MAX).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise ValueError(f"{folder / path}: not a text file in UTF-8 ({error.reason})") from None
+        except ValueError as error:
+            raise ValueError(f"{folder / path}: {error}") from None
+        lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
         for line in [line for line in lines if line.strip()] or [""]:
             mentions.append(Mention(bare(path, TEXT_SUFFIXES), line, None, path))
     return Source(folder, mentions)
