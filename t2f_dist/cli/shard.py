@@ -120,7 +120,8 @@ def shard(
     """
     from t2f_dist.config.load import override, read_yaml, resolve
     from t2f_dist.config.recipe import ShardRecipe
-    from t2f_dist.shard.build import Manner, make
+    from t2f_dist.shard.build import make
+    from t2f_dist.shard.manner import Manner
     from t2f_dist.storage.url import shown
 
     mapping = read_yaml(recipe) if recipe else {}

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from t2f_dist.shard.build import Manner, build, make
+from t2f_dist.shard.build import build, make
+from t2f_dist.shard.manner import Manner
 from tests.shard.raw import Corpus, draw
 from tests.shard.test_build import files, stored
 

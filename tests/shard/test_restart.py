@@ -13,8 +13,9 @@ import pytest
 
 from t2f_dist.config.load import dump
 from t2f_dist.config.recipe import ShardRecipe
-from t2f_dist.shard.build import Manner, build, make
+from t2f_dist.shard.build import build, make
 from t2f_dist.shard.manifest import Manifest
+from t2f_dist.shard.manner import Manner
 from tests.shard.crashes import every_crash
 from tests.shard.raw import Corpus, draw
 from tests.shard.test_build import files
