@@ -69,6 +69,7 @@ class Order:
         self.window_shards = window_shards
         self._epoch: tuple[int, np.ndarray, np.ndarray] | None = None
         self._windows: dict[tuple[int, int], Window] = {}
+        self._last = (0, Window([], [0], np.zeros(0, np.uint32)))  # most positions fall where the last one fell
 
     def locate(self, position: int) -> Place:
         """The sample at a position (0 or more)."""
@@ -77,6 +78,9 @@ class Order:
 
     def window(self, position: int) -> tuple[Window, int]:
         """The window in which a position falls, and its index there."""
+        first, window = self._last
+        if 0 <= position - first < len(window.permutation):
+            return window, position - first
         epoch, index = divmod(position, self.num_samples)
         shards, starts = self._shards(epoch)
         number = int(np.searchsorted(starts, index, side="right")) - 1
@@ -88,7 +92,9 @@ class Order:
             inner = [0, *accumulate(self.counts[own].tolist())]
             permutation = draw(self.seed, Stream.WINDOW, epoch, number, self.lane).permutation(inner[-1])
             self._windows[key] = Window(self.numbers[own].tolist(), inner, permutation.astype(np.uint32))
-        return self._windows[key], index - int(starts[number])
+        inside = index - int(starts[number])
+        self._last = (position - inside, self._windows[key])
+        return self._windows[key], inside
 
     def shards_from(self, position: int, num_windows: int) -> list[list[int]]:
         """The shards of the window at a position and of those that come after it, in the order of their need."""
