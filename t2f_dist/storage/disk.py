@@ -1,8 +1,10 @@
 """A folder of this machine, and the writing of files there: whole or not at all."""
 
+import io
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,16 +45,17 @@ class Disk:
             return _sorted(scan(self.path), prefix)
         return _sorted(scan(self.at(start), start + "/"), prefix) if self.at(start).is_dir() else []
 
-    def size(self, name: str) -> int | None:
-        path = self.at(name)
+    def entry(self, name: str) -> Entry | None:
         try:
-            return path.stat().st_size if path.is_file() else None
-        except FileNotFoundError:
+            about = os.stat(self.at(name))
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        return Entry(name, about.st_size, _stamp(about)) if stat.S_ISREG(about.st_mode) else None
 
     def read(self, name: str, start: int, length: int | None) -> bytes:
-        with open(self.at(name), "rb", buffering=0 if length is None else -1) as stream:
-            stream.seek(start)
+        with opened(self.at(name)) as stream:
+            if start:
+                stream.seek(start)
             return stream.read(-1 if length is None else length)
 
     def fetch(self, name: str, temporary: Path, progress: Callable[[int], object] | None) -> None:
@@ -78,6 +81,15 @@ class Disk:
         self.path.mkdir(parents=True, exist_ok=True)
 
 
+def opened(path: Path) -> io.BufferedReader:
+    """A plain file, to be read. Raises OSError, also for a pipe, of which a writer would be waited for, or a device."""
+    stream = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        return stream
+    stream.close()
+    raise OSError("not a plain file")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, which what is written there takes when the block ends: whole or not at all.
@@ -100,15 +112,19 @@ def write_file(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def scan(folder: Path, below: str = "") -> Iterator[Entry]:
+def scan(folder: Path, below: str = "", hidden: bool = True) -> Iterator[Entry]:
     """The files below a folder, whose names are to begin with `below`; not those that `replacing` left unfinished.
 
-    Links are followed, but a folder is entered once, so that a link that leads back up is none. Raises OSError.
+    Links are followed, but a folder is entered once, so that a link that leads back up is none. What is no plain file
+    (a link to nothing, a pipe) is found too, so that it can be counted. Raises OSError.
+
+    Args:
+        hidden: also what begins with a dot.
     """
-    return _scan(folder, below, set())
+    return _scan(folder, below, hidden, set())
 
 
-def _scan(folder: Path, below: str, seen: set[tuple[int, int]]) -> Iterator[Entry]:
+def _scan(folder: Path, below: str, hidden: bool, seen: set[tuple[int, int]]) -> Iterator[Entry]:
     about = os.stat(folder)
     if (about.st_dev, about.st_ino) in seen:
         return
@@ -116,15 +132,19 @@ def _scan(folder: Path, below: str, seen: set[tuple[int, int]]) -> Iterator[Entr
     folders = []
     with os.scandir(folder) as entries:
         for entry in entries:
+            if entry.name.startswith(".") and (not hidden or entry.name.endswith(".tmp")):
+                continue
             if entry.is_dir():
                 folders.append(entry.name)
-            elif entry.name.startswith(".") and entry.name.endswith(".tmp"):
-                continue
-            elif entry.is_file() or entry.is_symlink():  # else a pipe or a device, of which reading has no end
-                about = entry.stat(follow_symlinks=entry.is_file())
-                yield Entry(below + entry.name, about.st_size, f"{about.st_mtime_ns}-{about.st_size}")
+            else:
+                about = entry.stat(follow_symlinks=entry.is_file())  # of a link to nothing, its own
+                yield Entry(below + entry.name, about.st_size, _stamp(about))
     for name in sorted(folders):
-        yield from _scan(folder / name, f"{below}{name}/", seen)
+        yield from _scan(folder / name, f"{below}{name}/", hidden, seen)
+
+
+def _stamp(about: os.stat_result) -> str:
+    return f"{about.st_mtime_ns}-{about.st_size}"
 
 
 def _sorted(entries: Iterator[Entry], prefix: str) -> list[Entry]:

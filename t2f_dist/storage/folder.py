@@ -70,7 +70,14 @@ class Folder:
 
     def size(self, name: str) -> int | None:
         """The bytes of a file; None where there is none. OSError where a web server does not say."""
-        return self._files.size(name)
+        entry = self.entry(name)
+        if entry is not None and entry.size < 0:
+            raise OSError(f"{url.shown(self.at(name))}: the server does not say how many bytes it has")
+        return None if entry is None else entry.size
+
+    def entry(self, name: str) -> Entry | None:
+        """What is known of one file, also on a web server; size -1 where that does not say. None: no such file."""
+        return self._files.entry(name)
 
     def read(self, name: str, start: int = 0, length: int | None = None) -> bytes:
         """The bytes of a file from `start` on, at most `length`; fewer where it ends before."""

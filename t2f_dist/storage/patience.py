@@ -46,6 +46,14 @@ class Patience:
         return self.connect_seconds + self.read_seconds + num_bytes / self.slowest_bytes_per_second
 
 
+class Unreachable(OSError):
+    """A place cannot be asked, so that nothing is known of what is there: of no file, and of no fault in one."""
+
+
+class Denied(Unreachable, PermissionError):
+    """Access is denied, or there are no credentials."""
+
+
 class Beyond(OSError):
     """A part of a file was asked for that begins behind its end."""
 
@@ -54,7 +62,7 @@ def call(place: str, patience: Patience, action: Callable[[], T]) -> T:
     """What an action gives, tried again while its error is one that may pass.
 
     Raises:
-        FileNotFoundError, PermissionError, ValueError, OSError: at once, where trying again is of no use; OSError after
+        FileNotFoundError, Denied, ValueError, Unreachable: at once, where trying again is of no use; Unreachable after
             the last try. One line, which names the place without its secrets, and the tries.
     """
     reason = ""
@@ -70,7 +78,7 @@ def call(place: str, patience: Patience, action: Callable[[], T]) -> T:
             if final is not None:
                 raise final from None  # what is below may hold the whole URL
             reason = described(error)
-    raise OSError(f"{url.shown(place)}: given up after {patience.tries} tries: {reason}")
+    raise Unreachable(f"{url.shown(place)}: given up after {patience.tries} tries: {reason}")
 
 
 def judged(error: Exception, place: str) -> Exception | None:
@@ -85,15 +93,15 @@ def judged(error: Exception, place: str) -> Exception | None:
         return FileNotFoundError(f"no such file: {where}{bucket}")
     if code in (401, 403) or isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
         named = _CREDENTIALS.get(url.scheme(place), "the environment")
-        return PermissionError(f"{where}: access denied ({described(error)}); credentials are taken from {named}")
+        return Denied(f"{where}: access denied ({described(error)}); credentials are taken from {named}")
     if code == 416:
         return Beyond(f"{where}: {described(error)}")
     if code is not None:
-        return None if code in _PASSING_STATUS else OSError(f"{where}: {described(error)}")
+        return None if code in _PASSING_STATUS else Unreachable(f"{where}: {described(error)}")
     if isinstance(error, IsADirectoryError | NotADirectoryError | FileExistsError):
-        return OSError(f"{where}: {described(error)}")
+        return Unreachable(f"{where}: {described(error)}")
     if isinstance(error, OSError):
-        return OSError(f"{where}: {described(error)}") if error.errno in _FINAL_ERRNO else None
+        return Unreachable(f"{where}: {described(error)}") if error.errno in _FINAL_ERRNO else None
     if type(error).__name__ in ("ParamValidationError", "InvalidURL", "HFValidationError", "NonHttpUrlClientError"):
         return ValueError(f"{where}: {described(error)}")
     return None if type(error).__module__.partition(".")[0] in _LIBRARIES else error

@@ -96,14 +96,12 @@ class Remote:
             )
         return sorted(entry for entry in self._listed(prefix.rpartition("/")[0]) if entry.name.startswith(prefix))
 
-    def size(self, name: str) -> int | None:
+    def entry(self, name: str) -> Entry | None:
         try:
-            size = self._info(name)["size"]
+            found = self._info(name)
         except FileNotFoundError:
             return None
-        if size is None:
-            raise OSError(f"{self._shown(name)}: the server does not say how many bytes it has")
-        return int(size)
+        return Entry(name, -1 if found["size"] is None else int(found["size"]), _stamp(found))
 
     def read(self, name: str, start: int, length: int | None) -> bytes:
         if length == 0:

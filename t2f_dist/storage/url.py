@@ -104,6 +104,31 @@ def join(folder: str | Path, name: str) -> str:
     return place.rstrip("/") + "/" + (quote(name) if kind == "file" else name)
 
 
+def beside(folder: str | Path, named: str) -> str | None:
+    """The place that a path names which a file in `folder` holds: relative to it, or absolute on the same disk.
+
+    None of a path that begins with / in a folder of a URL, or that leads above its bucket or host: what comes from
+    elsewhere names nothing on this machine. Raises ValueError as `check`.
+    """
+    path = local(folder)
+    if path is not None:
+        return os.path.normpath(os.path.join(os.path.abspath(path), named))
+    place = check(folder)
+    base, mark, query = place.partition("#")[0].partition("?") if scheme(place) in _WEB else (place, "", "")
+    start, _, below = base.partition("://")[2].rstrip("/").partition("/")
+    steps = unquote(below).split("/") if scheme(place) in _WEB else below.split("/")
+    for step in named.split("/"):
+        if step == "..":
+            if not steps or steps == [""]:
+                return None
+            steps.pop()
+        elif step not in ("", "."):
+            steps.append(step)
+    steps = [step for step in steps if step]
+    root = f"{scheme(place)}://{start}{mark}{query}"
+    return None if named.startswith("/") or not steps else join(root, "/".join(steps))
+
+
 def split(place: str | Path) -> tuple[str, str]:
     """The folder of a file and its name in it, so that `join` brings back the place. Raises ValueError as `check`.
 

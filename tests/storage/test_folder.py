@@ -126,7 +126,11 @@ def test_links_are_followed_once(tmp_path: Path):
     (root / "b").symlink_to(root / "a" / "x")
     (root / "dead").symlink_to(root / "none")
     os.mkfifo(root / "pipe")
-    assert [entry.name for entry in Folder(root).list()] == ["a/x", "b", "dead"]
+    assert [entry.name for entry in Folder(root).list()] == ["a/x", "b", "dead", "pipe"]
+    for name in ("pipe", "dead"):
+        assert Folder(root).size(name) is None
+        with pytest.raises(OSError):
+            Folder(root).read(name)
 
 
 def test_an_unfinished_file_is_no_file(tmp_path: Path):
