@@ -90,6 +90,8 @@ class Samples(Dataset[Item]):
         FileNotFoundError, ValueError: the shards are missing, damaged, hold nothing in `split`, or lack a modality.
     """
 
+    remote = False  # whether shards are fetched into a cache
+
     def __init__(
         self,
         place: str | Path,
@@ -128,7 +130,10 @@ class Samples(Dataset[Item]):
             self.identities = numbered.identities().tolist()
             if "identity" in wanted.modalities:
                 self.identity_names = numbered.names(self.identities)
+            numbered.close()
         self._classes = {identity: number for number, identity in enumerate(self.identities)}
+        self.remote = self.shards.remote
+        self._reading: dict[int, Window] = {}  # by lane
         # Of the tar, in its order, so that one read spans them and the image.
         self._conditions = ["speech"] if self.speech else []
         self._conditions += ["embeddings"] if isinstance(self.caption, Stored) else []
@@ -153,6 +158,9 @@ class Samples(Dataset[Item]):
     def __getitem__(self, request: Request | tuple[int, int]) -> Item:
         position, resolution, lane, turn = Request(*request)
         window, index = self.lanes[lane].window(position if turn < 0 else turn)
+        if self.remote and self._reading.get(lane) is not window:
+            self._reading[lane] = window
+            self.shards.keep({number for each in self._reading.values() for number in each.shards})
         damage: list[Damage] = []
         for attempt in range(MAX_SUBSTITUTES):
             place = window.place(index)
@@ -327,6 +335,7 @@ class Samples(Dataset[Item]):
             found.setdefault(label, Example(condition, label))
             if len(found) == num:
                 break
+        self.close()
         return list(found.values())
 
     def _label(self, place: Place, condition: Condition) -> str:

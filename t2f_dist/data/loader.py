@@ -19,9 +19,12 @@ from t2f_dist.config.schema import Config, Data
 from t2f_dist.data.batch import Batch
 from t2f_dist.data.dataset import Request, Samples, Wanted
 from t2f_dist.data.noise import Wishes
+from t2f_dist.data.prefetch import Followed, Prefetch, check_room
 from t2f_dist.data.shards import default_cache
 from t2f_dist.storage import url
 from t2f_dist.storage.cache import Cache
+
+PREFETCH_FACTOR = 2  # batches that are asked of a loader process at a time
 
 
 class RankPositions(Sampler[list[Request]]):
@@ -85,6 +88,10 @@ def open_samples(config: Config, split: str | None = None) -> Samples:
             f"{data.shards} holds images of {stored} pixels and the last stage draws {needed}:"
             f" shard again with --resolution {needed}, or end the stages earlier"
         )
+    if own and samples.remote:
+        ahead = max(stage.batch_size for stage in config.stages) * (1 + PREFETCH_FACTOR * data.num_workers)
+        num_windows = 2 + bool(config.log.held_out_images)  # that which is read and the next; and of another split
+        check_room(samples, data.cache_bytes, needed, ahead, num_windows)
     return samples
 
 
@@ -107,10 +114,13 @@ def batches(
 
     Raises ValueError where samples cannot be read, as `Samples` does, also from a loader process.
     """
+    positions = RankPositions(steps, rank, world_size, len(samples.lanes))
+    prefetch = Prefetch(samples) if samples.remote else None
     loader = DataLoader(
         samples,
-        batch_sampler=RankPositions(steps, rank, world_size, len(samples.lanes)),
+        batch_sampler=Followed(positions, prefetch) if prefetch else positions,
         num_workers=num_workers,
+        prefetch_factor=PREFETCH_FACTOR if num_workers else None,
         collate_fn=_as_it_is,
         pin_memory=pin_memory,
         in_order=True,
@@ -119,7 +129,10 @@ def batches(
         generator=torch.Generator().manual_seed(0),
     )
     try:
-        yield from loader
+        for batch in loader:
+            if prefetch:
+                prefetch.consumed()
+            yield batch
     except BaseException as error:
         # What its frames hold would keep the loader processes, which no signal ends: Python would wait for them.
         traceback.clear_frames(error.__traceback__)
@@ -128,6 +141,9 @@ def batches(
         # From a process it comes with its traceback: the last line says it.
         *_, line = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(line.removeprefix("ValueError: ")) from None
+    finally:
+        if prefetch:
+            prefetch.close()
 
 
 def _as_it_is(batch: Any) -> Batch:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,10 +53,11 @@ class OpenShard:
         self.held: list[Held] = []
 
     def close(self) -> None:
+        cached = {held.descriptor for held in self.held}
         for held in self.held:
             held.release()
-        for descriptor in () if self.held else (self.tar, self.small):
-            if descriptor is not None:
+        for descriptor in (self.tar, self.small):
+            if descriptor is not None and descriptor not in cached:
                 os.close(descriptor)
 
 
@@ -147,6 +148,12 @@ class Shards:
             return open_local(locate(self.place, name), opened.shard)
         opened.held.append(held)
         return held.descriptor
+
+    def keep(self, numbers: Collection[int]) -> None:
+        """Close all shards but these: from a cache, what is open cannot be evicted."""
+        if self._process == os.getpid():
+            for number in [number for number in self._open if number not in numbers]:
+                self._open.pop(number).close()
 
     def identity(self, place: Place) -> int:
         return self[place.shard].identities[place.row]

@@ -46,6 +46,7 @@ class HeldOut:
         if key not in self._batches:
             self._batches = {kept: batch for kept, batch in self._batches.items() if kept[1] == resolution}
             self._batches[key] = source.batch([(position, resolution) for position in range(self.num)])
+            source.close()
         return self._batches[key]
 
     def close(self) -> None:
