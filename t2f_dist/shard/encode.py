@@ -4,17 +4,20 @@ import functools
 import io
 import math
 import unicodedata
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import soundfile
+from PIL import ExifTags, Image
 
 from t2f_dist.config.recipe import AudioRecipe, ImageRecipe
 from t2f_dist.shard import levels
 from t2f_dist.shard.picture import Rejected, opened, rgb, square
 from t2f_dist.shard.sources import Ref
 
+_PNG_RGB8 = b"\x08\x02"  # in its header: 8 bits a channel, colours without a palette or transparency
 KERNEL_ELEMENTS_MAX = 20_000_000
 
 
@@ -27,11 +30,22 @@ class Encoded(NamedTuple):
 def encode_image(content: Ref, recipe: ImageRecipe) -> Encoded:
     """An image, wherever its bytes stand, as a square JPEG or PNG of the recipe's resolution, 8-bit RGB.
 
+    With `pass_through`, one that is that already keeps its bytes.
+
     Raises:
         Rejected: not readable, or smaller than the resolution and `allow_upscale` is off.
     """
-    image = rgb(opened(content.read), recipe)
+    given = b""
+
+    def read() -> bytes:
+        nonlocal given
+        given = content.read()
+        return given
+
+    image = rgb(opened(read), recipe)
     size = image.size
+    if recipe.pass_through and size == (recipe.resolution, recipe.resolution) and _is_as_wanted(given, recipe):
+        return Encoded(given, levels.record(image), size)
     image = square(image, recipe)
     stream = io.BytesIO()
     if recipe.format == "jpg":
@@ -41,7 +55,25 @@ def encode_image(content: Ref, recipe: ImageRecipe) -> Encoded:
     return Encoded(stream.getvalue(), levels.record(image), size)
 
 
-def encode_speech(path: Path, recipe: AudioRecipe) -> tuple[bytes, int]:
+def _is_as_wanted(content: bytes, recipe: ImageRecipe) -> bool:
+    """Whether the bytes of a picture, which can be decoded, are what its encoding is to be; its size is known."""
+    if recipe.crop_fraction != 1 or recipe.crop_box is not None or recipe.swap_red_blue:
+        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd metadata
+        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
+            if recipe.format == "png" and content[24:26] != _PNG_RGB8:
+                return False
+            return (
+                image.format == {"jpg": "JPEG", "png": "PNG"}[recipe.format]
+                and image.mode == "RGB"
+                and not image.has_transparency_data
+                and image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+                and getattr(image, "n_frames", 1) == 1
+            )
+
+
+def encode_speech(voice: Path | File, recipe: AudioRecipe) -> tuple[bytes, int]:
     """An audio file as mono PCM16 FLAC at the recipe's rate, its beginning if it is longer than `max_seconds`.
 
     PCM16 mono at that rate already is stored sample for sample.

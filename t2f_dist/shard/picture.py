@@ -36,7 +36,8 @@ def opened(read: Callable[[], bytes]) -> Image.Image:
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 check_passes(content, image)
                 image.load()
-                return ImageOps.exif_transpose(image)
+                ImageOps.exif_transpose(image, in_place=True)  # which spares a copy of what is upright
+                return image
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise Rejected(f"more than {Image.MAX_IMAGE_PIXELS} pixels") from None
     except FileNotFoundError:
@@ -83,7 +84,7 @@ def flat(image: Image.Image, background: str) -> Image.Image:
         raise Rejected("floating-point pixels, of which the range is not known")
     try:
         if not image.has_transparency_data:
-            return image.convert("RGB")
+            return image if image.mode == "RGB" else image.convert("RGB")
         under = Image.new("RGBA", image.size, ImageColor.getrgb(background))
         return Image.alpha_composite(under, image.convert("RGBA")).convert("RGB")
     except ValueError:

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import re
-import tarfile
+import secrets
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +19,17 @@ import numpy as np
 
 from t2f_dist.shard import format as shard_format
 from t2f_dist.shard.manifest import Shard
+
+TAR_BLOCK = shard_format.TAR_BLOCK
+TAR_RECORD = 20 * TAR_BLOCK  # to whose multiples a tar is filled up
+_ZEROS = bytes(TAR_BLOCK)
+_BUFFER_BYTES = 1 << 18
+# A ustar header: name (100), mode, owner, group; size; time; checksum; kind, link, magic and the rest.
+_HEADER_START = b"0000444\0" + 2 * b"0000000\0"
+_HEADER_TIME = b"\0" + b"00000000000\0"
+_HEADER_END = (b"\0 " + b"0" + bytes(100) + b"ustar\x0000").ljust(TAR_BLOCK - 154, b"\0")
+# The checksum counts its own eight bytes as spaces.
+_HEADER_SUM = sum(_HEADER_START) + sum(_HEADER_TIME) + sum(_HEADER_END[2:]) + 8 * ord(" ")
 
 KEY = re.compile(rf"[A-Za-z0-9_-]{{1,{shard_format.KEY_LENGTH_MAX}}}")
 
@@ -51,12 +62,13 @@ class Written:
     def __init__(self, path: Path):
         self.path = path
         self.bytes = 0
-        self._temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        # As t2f_dist.storage.disk.replacing names what is not finished: of no other process, and never listed.
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
         self._stream: BinaryIO
         self._hash = hashlib.sha256()
 
     def __enter__(self) -> Written:
-        self._stream = open(self._temporary, "wb")
+        self._stream = open(self._temporary, "wb", buffering=_BUFFER_BYTES)
         return self
 
     def write(self, content: bytes) -> int:
@@ -79,7 +91,7 @@ class Written:
         if error is None:
             os.replace(self._temporary, self.path)
         else:
-            self._temporary.unlink()
+            self._temporary.unlink(missing_ok=True)
 
 
 def write_shard(
@@ -97,12 +109,12 @@ def write_shard(
     records = []
     tar_file, small = Written(path), Written(path.with_name(f"{stem}.small"))
     try:
-        # tarfile itself: webdataset's TarWriter is a thin layer over it, and importing webdataset loads torch.
-        with tar_file, small, tarfile.open(fileobj=tar_file, mode="w", format=tarfile.USTAR_FORMAT) as tar:  # type: ignore[arg-type]
+        with tar_file, small:
             for sample in samples:
-                records.append(_write_sample(tar, small, sample, extensions))
+                records.append(_write_sample(tar_file, small, sample, extensions))
             if not records:
                 raise _Empty
+            tar_file.write(bytes(-(-(tar_file.bytes + 2 * TAR_BLOCK) // TAR_RECORD) * TAR_RECORD - tar_file.bytes))
     except _Empty:
         return None
     index = write_index(path.with_name(f"{stem}.index.npy"), records)
@@ -146,7 +158,7 @@ def caption_lines(captions: Sequence[str]) -> bytes:
     return "".join(caption + "\n" for caption in captions).encode()
 
 
-def _write_sample(tar: tarfile.TarFile, small: Written, sample: Sample, extensions: dict[str, str]) -> np.ndarray:
+def _write_sample(tar: Written, small: Written, sample: Sample, extensions: dict[str, str]) -> np.ndarray:
     if not KEY.fullmatch(sample.key):
         raise ValueError(f"a key has up to {shard_format.KEY_LENGTH_MAX} letters, digits, - and _, not {sample.key!r}")
     contents = {
@@ -159,23 +171,40 @@ def _write_sample(tar: tarfile.TarFile, small: Written, sample: Sample, extensio
         assert sample.embeddings is not None and len(sample.embeddings) == len(sample.captions), "one each caption"
         contents["embeddings"] = npy(np.ascontiguousarray(sample.embeddings, dtype="<f4"))
     record = np.zeros((), dtype=shard_format.INDEX_DTYPE)
+    pieces = []
+    offset = tar.bytes
     for name, extension in extensions.items():
         content = contents[name]
-        offset = tar.offset + shard_format.TAR_BLOCK
-        header = tarfile.TarInfo(f"{sample.key}.{extension}")  # owner, group and time stay zero: reproducible
-        header.size, header.mode = len(content), 0o444
-        tar.addfile(header, io.BytesIO(content))
-        assert tar.offset == offset + -(-len(content) // shard_format.TAR_BLOCK) * shard_format.TAR_BLOCK, (
-            "a header is one block"
-        )
-        record[f"{name}_offset"] = offset
-        record[f"{name}_length"] = len(content)
+        length = len(content)
+        record[f"{name}_offset"] = offset + TAR_BLOCK
+        record[f"{name}_length"] = length
         record[f"{name}_crc32"] = zlib.crc32(content)
+        padding = -length % TAR_BLOCK
+        pieces += (tar_header(f"{sample.key}.{extension}", length), content, _ZEROS[:padding])
+        offset += TAR_BLOCK + length + padding
+    tar.write(b"".join(pieces))
+    assert tar.bytes == offset
     write_small(small, record, sample.levels, contents["captions"])
     record["identity"] = shard_format.identity_number(sample.identity)
     record["num_captions"] = len(sample.captions)
     record["speech_samples"] = sample.speech_samples
     return record
+
+
+def tar_header(name: str, size: int) -> bytes:
+    """The header of a plain file in a ustar tar, one block: owner, group and time are zero, all may read it.
+
+    What tarfile writes with format=USTAR_FORMAT, byte for byte, without its way through an object each. (webdataset's
+    TarWriter is a thin layer over tarfile, and importing webdataset loads torch.)
+
+    Args:
+        name: of up to 100 bytes, in ASCII.
+        size: of the content, less than 8 GiB.
+    """
+    text, length = name.encode("ascii"), b"%011o" % size
+    assert len(text) <= 100 and len(length) == 11
+    checksum = b"%06o" % (_HEADER_SUM + sum(text) + sum(length))
+    return b"".join((text.ljust(100, b"\0"), _HEADER_START, length, _HEADER_TIME, checksum, _HEADER_END))
 
 
 def npy(array: np.ndarray) -> bytes:

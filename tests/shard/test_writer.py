@@ -1,13 +1,16 @@
 """What stands in a tar, as other readers see it."""
 
+import io
 import tarfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from t2f_dist.shard import format as shard_format
 from t2f_dist.shard.manifest import Manifest
-from t2f_dist.shard.writer import Sample, write_shard
+from t2f_dist.shard.writer import Sample, tar_header, write_shard
 
 
 def sample(key: str = "a", **changes) -> Sample:
@@ -56,3 +59,24 @@ def test_the_longest_key_fits(tmp_path: Path):
     (record,) = shard_format.open_index(tmp_path / shard.index, shard)
     assert shard_format.sample_key(descriptor, record) == key
     assert shard_format.read_sample(descriptor, record)["speech"] == b"f"
+
+
+@given(st.from_regex(r"[A-Za-z0-9_-]{1,90}\.[a-z]{3}", fullmatch=True), st.integers(0, 8**11 - 1))
+def test_a_header_is_that_of_tarfile(name: str, size: int):
+    header = tarfile.TarInfo(name)
+    header.size, header.mode = size, 0o444
+    assert tar_header(name, size) == header.tobuf(tarfile.USTAR_FORMAT)
+
+
+@pytest.mark.parametrize("fixture", ["shards", "embedded"])
+def test_a_tar_is_that_of_tarfile(fixture: str, request: pytest.FixtureRequest):
+    directory = request.getfixturevalue(fixture)
+    for shard in Manifest.load(directory).shards("train"):
+        stream = io.BytesIO()
+        with (
+            tarfile.open(directory / shard.name) as ours,
+            tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as theirs,
+        ):
+            for member in ours:
+                theirs.addfile(member, ours.extractfile(member))
+        assert (directory / shard.name).read_bytes() == stream.getvalue()
