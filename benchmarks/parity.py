@@ -9,13 +9,10 @@ weights, inputs and outputs. Exit status 1 if an output differs by more than 1e-
 
 from __future__ import annotations
 
-import shutil
-import site
 import subprocess
 import sys
 import tempfile
 import time
-import venv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,14 +22,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from benchmarks import section
+from benchmarks.peers import environment
 from benchmarks.pro_gan_pth import COMPRESSED, EMBEDDING, LATENT, NUM_RESOLUTIONS, PACKAGES
 from t2f_dist.config import networks, schema
 from t2f_dist.models import progan
 from t2f_dist.models.layers import EqualizedConv2d, EqualizedLinear, leaky, minibatch_stddev, pixel_norm
 
-ROOT = Path(__file__).resolve().parents[1]
-TABLE = ROOT / "benchmarks" / "README.md"
-START, END = "<!-- parity -->", "<!-- end of parity -->"
 TOLERANCE = 1e-5
 RESOLUTIONS = [4 * 2**number for number in range(NUM_RESOLUTIONS)]
 
@@ -112,28 +108,14 @@ def unconditional() -> Version:
 # Their side
 
 
-def environment(folder: Path, number: str) -> Path:
-    """The Python of an environment with this version of pro-gan-pth; made where it is not, or not finished."""
-    home = folder / f"pro-gan-pth-{number}"
-    python, made = home / "bin" / "python", home / "made"
-    if made.exists():
-        return python
-    shutil.rmtree(home, ignore_errors=True)
-    venv.create(home, symlinks=True, with_pip=False)
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps"]
-    subprocess.run([*pip, f"pro-gan-pth=={number}"], check=True)
-    borrowed = [path for path in site.getsitepackages() if Path(path).is_dir()]
-    (own,) = home.glob("lib/python*/site-packages")
-    (own / "borrowed.pth").write_text("\n".join(borrowed) + "\n")
-    made.touch()
-    return python
-
-
-def dumped(python: Path, number: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+def dumped(number: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """(tensors, metadata) as benchmarks/pro_gan_pth.py tells."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dump.safetensors"
-        subprocess.run([str(python), str(ROOT / "benchmarks" / "pro_gan_pth.py"), number, str(path)], check=True)
+        python = environment.python(f"pro-gan-pth-{number}")
+        subprocess.run(
+            [str(python), str(section.ROOT / "benchmarks" / "pro_gan_pth.py"), number, str(path)], check=True
+        )
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
 
@@ -255,27 +237,15 @@ def rows(number: str, differences: list[Difference], counts: dict[str, int], met
     return lines
 
 
-def _write(lines: list[str]) -> None:
-    before, rest = TABLE.read_text().split(START)
-    TABLE.write_text("\n".join([before + START, *lines, END]) + rest.split(END)[1])
-
-
 @click.command()
-@click.option(
-    "--environments",
-    default=Path.home() / ".cache" / "t2f-dist" / "parity",
-    show_default=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Where an environment a version is made, once.",
-)
-def main(environments: Path) -> None:
+def main() -> None:
     """Compare, print every difference, and write the table into benchmarks/README.md."""
     header = ["version", "network", "layers", "blocks", "whole", "their parameters", "our parameters"]
     table = ["| " + " | ".join(header) + " |", "| --- | --- |" + " ---: |" * 5]
     exceeding = []
     for version in (conditional(), unconditional()):
         assert version.number in PACKAGES
-        theirs, metadata = dumped(environment(environments, version.number), version.number)
+        theirs, metadata = dumped(version.number)
         with torch.no_grad():
             ours = built(version, theirs)
             differences = list(compared(version, theirs, ours))
@@ -288,7 +258,7 @@ def main(environments: Path) -> None:
     stamp = f"torch {torch.__version__}, CPU, float32; {time.strftime('%F')}."
     lines = [f"{stamp} Number compared: largest absolute difference.", "", *table]
     click.echo("\n".join(lines))
-    _write(lines)
+    section.write("parity", lines)
     if exceeding:
         click.echo(f"{len(exceeding)} differ by more than {TOLERANCE}", err=True)
         sys.exit(1)

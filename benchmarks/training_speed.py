@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-ROOT = Path(__file__).resolve().parents[1]
-TABLE = ROOT / "benchmarks" / "README.md"
-START, END = "<!-- training speed -->", "<!-- end of training speed -->"
+from benchmarks import section
+
+NAME = "training speed"
 RESOLUTIONS = (4, 8, 16, 32)
 BATCH = 48
 LINES = 5  # log lines a stage; the first, with its warm-up, is left out
@@ -48,9 +46,15 @@ def measure(setting: Setting, shards: Path, steps: int) -> list[dict[str, float]
     images = steps * BATCH
     stages = [{"resolution": r, "stable_images": images * LINES, "batch_size": BATCH} for r in RESOLUTIONS]
     with tempfile.TemporaryDirectory() as folder:
-        line = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / "launch" / "cpu.yaml")]
+        line = [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--config_file",
+            str(section.ROOT / "launch" / "cpu.yaml"),
+        ]
         line += ["--num_processes", str(setting.ranks), "-m", "t2f_dist.train"]
-        line += ["--config", str(ROOT / "configs" / "demo.yaml"), "--run", folder]
+        line += ["--config", str(section.ROOT / "configs" / "demo.yaml"), "--run", folder]
         changes = {
             "data.shards": shards.resolve(),
             "stages": json.dumps(stages),
@@ -68,12 +72,10 @@ def measure(setting: Setting, shards: Path, steps: int) -> list[dict[str, float]
         return [json.loads(text) for text in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
 
 
-def table(found: dict[Setting, list[dict[str, float]]], rounds: int) -> str:
+def table(found: dict[Setting, list[dict[str, float]]], rounds: int) -> list[str]:
     """The measurements as Markdown."""
     lines = [
-        START,
-        f"{platform.processor() or platform.machine()}, {_processor()}, {os.cpu_count()} cores, no GPU;"
-        f" {time.strftime('%F')}; median of {rounds} rounds (lowest-highest); batch {BATCH}, configs/demo.yaml.",
+        f"{section.machine()}; median of {rounds} rounds (lowest-highest); batch {BATCH}, configs/demo.yaml.",
         "",
         "| precision | launch | " + " | ".join(f"{r} px" for r in RESOLUTIONS) + " | waiting for data at 32 px |",
         "| --- | --- |" + " ---: |" * (len(RESOLUTIONS) + 1),
@@ -86,8 +88,7 @@ def table(found: dict[Setting, list[dict[str, float]]], rounds: int) -> str:
         waits = [e["speed/data_wait_share"] for e in entries if e["schedule/resolution"] == RESOLUTIONS[-1]]
         cells.append(f"{statistics.median(waits):.1%}")
         lines.append(f"| {setting.precision} | {setting.name} | " + " | ".join(cells) + " |")
-    lines += ["", f"At 32 px: {_ratios(found)}", END]
-    return "\n".join(lines)
+    return [*lines, "", f"At 32 px: {_ratios(found)}"]
 
 
 def _ratios(found: dict[Setting, list[dict[str, float]]]) -> str:
@@ -100,19 +101,6 @@ def _ratios(found: dict[Setting, list[dict[str, float]]]) -> str:
         f" {speed(2, 1, 'bf16') / speed(1, 1, 'bf16'):.2f} times one, and one rank of two threads"
         f" {speed(1, 2, 'bf16') / speed(1, 1, 'bf16'):.2f} times (bf16)."
     )
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return "unknown processor"
-
-
-def _write(text: str) -> None:
-    content = TABLE.read_text()
-    before, rest = content.split(START)
-    TABLE.write_text(before + text + rest.split(END)[1])
 
 
 @click.command()
@@ -128,9 +116,9 @@ def main(shards: Path, rounds: int, steps: int) -> None:
             entries = measure(setting, shards, steps)
             by_stage = [[e for e in entries if e["schedule/resolution"] == r][1:] for r in RESOLUTIONS]
             found[setting] += [entry for stage in by_stage for entry in stage]
-    text = table(found, rounds)
-    click.echo(text)
-    _write(text)
+    lines = table(found, rounds)
+    click.echo("\n".join(lines))
+    section.write(NAME, lines)
 
 
 if __name__ == "__main__":
