@@ -85,6 +85,7 @@ class Shards:
         self._cache = cache
         self._open: dict[int, OpenShard] = {}
         self._process = os.getpid()
+        self._looked_at: set[int] = set()  # shards with damage
 
     def __getitem__(self, number: int) -> OpenShard:
         opened = self._open.get(number) if self._process == os.getpid() else None
@@ -94,12 +95,31 @@ class Shards:
             while len(self._open) >= self.max_open:
                 self._open.pop(next(iter(self._open))).close()
             shard = self.listed[number]
-            held = self._fetched(shard.index, shard.index_bytes, shard.index_sha256)
-            path = held.path if held else locate(self.place, shard.index)
-            opened = self._open[number] = OpenShard(shard, np.array(shard_format.open_index(path, shard)))
-            if held:
-                held.release()  # it is in memory
+            opened = self._open[number] = OpenShard(shard, self._index(shard))
         return opened
+
+    def _index(self, shard: Shard) -> np.ndarray:
+        """In memory: [samples] records."""
+        held = self._fetched(shard.index, shard.index_bytes, shard.index_sha256)
+        if held is None:
+            return np.array(shard_format.open_index(locate(self.place, shard.index), shard))
+        with held:
+            try:
+                return np.array(shard_format.open_index(held.path, shard))
+            except ValueError:
+                where = locate(self.place, shard.index)
+                if not self.cache.drop_damaged(where, shard.index_bytes, shard.index_sha256):
+                    raise
+        return self._index(shard)
+
+    def _renewed(self, number: int) -> bool:
+        """Whether a shard was damaged in the cache; then it is fetched anew when it is read. Looks once a shard."""
+        files = [] if number in self._looked_at else self.files(number, small_only=False)
+        self._looked_at.add(number)
+        renewed = [file for file in files if self.cache.drop_damaged(*file)]
+        if renewed:
+            self._open.pop(number).close()
+        return bool(renewed)
 
     @property
     def cache(self) -> Cache:
@@ -173,6 +193,8 @@ class Shards:
         try:
             return levels.parse(os.pread(opened.small or self._small(opened), end, offset), resolution)
         except ValueError as error:
+            if self._renewed(place.shard):
+                return self.level(place, resolution)
             raise DamagedSample(f"lod: {error}") from None
 
     def picture(self, content: bytes, resolution: int) -> np.ndarray:
@@ -184,15 +206,25 @@ class Shards:
     def captions(self, place: Place) -> bytes:
         """The captions of a sample, from the small file. Raises DamagedSample."""
         opened = self[place.shard]
-        return shard_format.captions_copy(self._small(opened), opened.index[place.row])
+        try:
+            return shard_format.captions_copy(self._small(opened), opened.index[place.row])
+        except DamagedSample:
+            if not self._renewed(place.shard):
+                raise
+            return self.captions(place)
 
     def members(self, place: Place, names: Sequence[str]) -> dict[str, bytes]:
         """Members of a sample from the tar by one read, empty where it has none. Raises DamagedSample."""
         opened = self[place.shard]
         record = opened.index[place.row]
-        if len(names) == 1:
-            return {names[0]: shard_format.member(self._tar(opened), record, names[0])}
-        return shard_format.read_sample(self._tar(opened), record, names)
+        try:
+            if len(names) == 1:
+                return {names[0]: shard_format.member(self._tar(opened), record, names[0])}
+            return shard_format.read_sample(self._tar(opened), record, names)
+        except DamagedSample:
+            if not self._renewed(place.shard):
+                raise
+            return self.members(place, names)
 
     def key(self, place: Place) -> str:
         """The sample's name, for people."""

@@ -160,19 +160,21 @@ class Cache:
                 return "stopped"
             return "here"
 
-    def refetch(self, url: str, size: int, sha256: str) -> Held:
-        """As `get`, for a reader that found damage: where the file is no longer what was fetched, it is fetched anew.
+    def drop_damaged(self, url: str, size: int, sha256: str) -> bool:
+        """For a reader that found damage: drop the file where it is no longer what was fetched; -> whether it was.
 
         Reads the whole file. Where it is what its sha256 says, the damage was there when the file was stored.
         """
-        held = self.get(url, size, sha256)
-        with self._explained():
+        held = self._open(Remote(url, size, sha256))
+        if held is None:
+            return False
+        with held:
             if _sha256(held.path) == sha256:
-                return held
-            with held, self._space.locked():
+                return False
+            with self._space.locked():
                 if is_at(held.path, held.descriptor):  # not one that was fetched meanwhile
                     held.path.unlink()
-        return self.get(url, size, sha256)
+        return True
 
     def pins(self) -> Pins:
         """What this process will need soon, to begin with nothing."""

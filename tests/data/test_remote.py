@@ -94,6 +94,23 @@ def test_a_shard_that_stays_damaged_ends_the_run_with_one_line(
     assert "\n" not in line
 
 
+def test_what_is_damaged_in_the_cache_is_fetched_again(mixed_shards: Path, web: Web, tmp_path: Path):
+    local = settings("both", mixed_shards)
+    here = remote(local, web.put_folder(mixed_shards), tmp_path)
+    whole = stream(local, 1)
+    assert_equal(whole, stream(here, 1))
+    for path in tmp_path.glob("*train-000002*"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 3 :: 50] = bytes(len(content[len(content) // 3 :: 50]))
+        path.write_bytes(content)
+    assert_equal(whole, stream(here, 1))
+    assert fetched(web) == {
+        f"train-{number:06d}.{suffix}": 1 + (number == 2)
+        for number in range(4)
+        for suffix in ("tar", "index.npy", "small")
+    }
+
+
 def test_prefetching_ends_with_the_stream(mixed_shards: Path, web: Web, tmp_path: Path):
     here = remote(settings("both", mixed_shards), web.put_folder(mixed_shards), tmp_path)
     order = open_samples(here).order

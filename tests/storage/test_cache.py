@@ -121,11 +121,13 @@ def test_a_file_that_was_cut_in_the_cache_is_fetched_again(web: Web, tmp_path: P
 
 def test_a_file_that_was_damaged_in_the_cache_is_fetched_again(web: Web, tmp_path: Path):
     remote, cache = stored(web, 1), Cache(tmp_path, 1000)
+    assert not cache.drop_damaged(*remote)
     held = cache.get(*remote)
     held.path.write_bytes(content(2))
-    assert cache.refetch(*remote).path.read_bytes() == content(1)
-    assert web.gets["/a/1.tar"] == 2
-    assert cache.refetch(*remote).path.read_bytes() == content(1)  # the damage is elsewhere
+    assert cache.drop_damaged(*remote)
+    assert cache.get(*remote).path.read_bytes() == content(1)
+    assert not cache.drop_damaged(*remote)
+    assert cache.get(*remote).path.read_bytes() == content(1)
     assert web.gets["/a/1.tar"] == 2
 
 

@@ -50,7 +50,7 @@ class Model:
         self.files.append(number)
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(st.lists(acts, max_size=25))
 def test_the_least_recently_used_goes_first_and_what_is_held_never(acts):
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
