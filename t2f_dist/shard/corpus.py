@@ -5,7 +5,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from t2f_dist.config.recipe import Layout, ShardRecipe, SplitRecipe
 from t2f_dist.shard.encode import clean_caption
@@ -17,6 +16,7 @@ from t2f_dist.shard.sources import (
     Ambiguous,
     Block,
     Embeddings,
+    File,
     Mention,
     Picture,
     Raw,
@@ -47,7 +47,7 @@ _UNNAMED = "no caption or voice names it"
 
 @dataclass(frozen=True)
 class Voice:
-    path: Path
+    content: File
     source: str  # the path as the corpus writes it
 
 
@@ -104,7 +104,7 @@ def plan(recipe: ShardRecipe, train: bool = True) -> Plan:
     if raw.voices is not None:
         found["voices"] += len(raw.voices.mentions)
         for mention, path in _matched(raw, raw.voices, "voices", drafts, refusals):
-            _add_voice(mention, path, raw.voices.folder, drafts[path], refusals)
+            _add_voice(mention, path, raw.voices, drafts[path], refusals)
 
     entries = []
     keys = _keys(list(raw.pictures))
@@ -206,17 +206,17 @@ def _add_caption(mention: Mention, path: str, draft: _Draft, recipe: ShardRecipe
     draft.captions.append(caption)
 
 
-def _add_voice(mention: Mention, path: str, folder: Path, draft: _Draft, refusals: list[Refusal]) -> None:
+def _add_voice(mention: Mention, path: str, voices: Source, draft: _Draft, refusals: list[Refusal]) -> None:
     value = mention.value.strip() if isinstance(mention.value, str) else ""
-    audio = folder / value.replace("\\", "/")
+    audio = voices.file(value.replace("\\", "/"))
     reason = ""
     if not value:
         reason = "no path of an audio file"
-    elif not audio.is_file():
+    elif audio is None:
         reason = "no such file"
     elif draft.voice is not None:
         reason = f"its image has a voice already ({draft.voice.source})"
-    if reason:
+    if reason or audio is None:
         refusals.append(Refusal("voices", "rejected", reason, path, value, mention.where))
     else:
         draft.voice = Voice(audio, value)

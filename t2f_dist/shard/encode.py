@@ -15,7 +15,7 @@ from PIL import ExifTags, Image
 from t2f_dist.config.recipe import AudioRecipe, ImageRecipe
 from t2f_dist.shard import levels
 from t2f_dist.shard.picture import Rejected, opened, rgb, square
-from t2f_dist.shard.sources import Ref
+from t2f_dist.shard.sources import File, Ref
 
 _PNG_RGB8 = b"\x08\x02"  # in its header: 8 bits a channel, colours without a palette or transparency
 KERNEL_ELEMENTS_MAX = 20_000_000
@@ -83,11 +83,14 @@ def encode_speech(voice: Path | File, recipe: AudioRecipe) -> tuple[bytes, int]:
 
     Raises:
         Rejected: missing, unreadable, empty, or not finite.
+        Unreachable: it stands elsewhere, and could not be asked for.
     """
-    if not path.is_file():
+    # A local file is read as far as it is wanted.
+    source = voice if isinstance(voice, Path) else voice.path or _fetched(voice)
+    if isinstance(source, Path) and not source.is_file():
         raise Rejected("no such file")
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(source) as file:
             rate = file.samplerate
             channels = file.read(math.ceil(recipe.max_seconds * rate), dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError, OSError, ValueError) as error:
@@ -104,6 +107,15 @@ def encode_speech(voice: Path | File, recipe: AudioRecipe) -> tuple[bytes, int]:
     stream = io.BytesIO()
     soundfile.write(stream, pcm, recipe.sample_rate_hz, format="FLAC", subtype="PCM_16")
     return stream.getvalue(), len(pcm)
+
+
+def _fetched(voice: File) -> io.BytesIO:
+    try:
+        return io.BytesIO(voice.read())
+    except FileNotFoundError:
+        raise Rejected("no such file") from None
+    except ValueError as error:
+        raise Rejected(f"unreadable audio: {error}") from None
 
 
 def _resample(wave: np.ndarray, rate: int, target: int) -> np.ndarray:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from t2f_dist.shard.manifest import digest
 from t2f_dist.shard.sources import File, Ref
 from t2f_dist.shard.sources.hdf5 import Bytes
 from t2f_dist.shard.sources.webdataset import Slice
+from t2f_dist.storage import url
+from t2f_dist.storage.folder import Folder
 
 NAME = "corpus.jsonl"
 
@@ -77,8 +78,8 @@ class Inventory:
                 size, stamp = _measure(entry.image)
                 heard = None
                 if entry.voice:
-                    status = os.stat(entry.voice.path)
-                    heard, stamp = [entry.voice.source, status.st_size], f"{stamp} {status.st_mtime_ns}"
+                    voice = entry.voice.content
+                    heard, stamp = [entry.voice.source, voice.size], f"{stamp} {voice.stamp}"
                 rows = [row for _, row in entry.embeddings.rows] if entry.embeddings else None
                 facts[entry.path].append([split, size, entry.identity, entry.captions, heard, rows])
                 measured[entry.path] = entry, size, stamp
@@ -142,8 +143,7 @@ def _seen(item: Item, stamps: bool) -> tuple[str, ...]:
 
 def _measure(ref: Ref) -> tuple[int, str]:
     if isinstance(ref, File):
-        status = os.stat(os.path.join(ref.root, ref.name))
-        return status.st_size, str(status.st_mtime_ns)
+        return ref.size, ref.stamp
     if isinstance(ref, Slice):
         return ref.length, ref.stamp or _stamp(ref.path)
     assert isinstance(ref, Bytes)
@@ -152,5 +152,8 @@ def _measure(ref: Ref) -> tuple[int, str]:
 
 @functools.lru_cache(maxsize=100_000)
 def _stamp(path: str) -> str:
-    status = os.stat(path)
-    return f"{status.st_size} {status.st_mtime_ns}"
+    folder, name = url.split(path)
+    entry = Folder(folder).entry(name)
+    if entry is None:
+        raise FileNotFoundError(f"no such file: {url.shown(path)}")
+    return f"{entry.size} {entry.stamp}"

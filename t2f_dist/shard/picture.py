@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageOps
 
 from t2f_dist.config.recipe import ImageRecipe
+from t2f_dist.storage.patience import Unreachable
 
 # Named, so that no plugin that runs another program (EPS: ghostscript) is ever reached by a file's content.
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
@@ -42,7 +43,7 @@ def opened(read: Callable[[], bytes]) -> Image.Image:
         raise Rejected(f"more than {Image.MAX_IMAGE_PIXELS} pixels") from None
     except FileNotFoundError:
         raise Rejected("no such file") from None
-    except (Rejected, MemoryError):  # for want of memory nothing is said of the picture
+    except (Rejected, MemoryError, Unreachable):  # for want of memory or of a network nothing is said of the picture
         raise
     except Exception as error:  # on a broken file Pillow's readers raise nearly anything
         text = "not an image" if isinstance(error, Image.UnidentifiedImageError) else " ".join(str(error).split())

@@ -119,7 +119,7 @@ class Maker:
         speech, speech_samples = None, 0
         if entry.voice:
             try:
-                speech, speech_samples = encode_speech(entry.voice.path, recipe.audio)
+                speech, speech_samples = encode_speech(entry.voice.content, recipe.audio)
             except Rejected as error:
                 refusals.append(Refusal("voices", "rejected", str(error), entry.path, entry.voice.source))
                 entry = replace(entry, voice=None)

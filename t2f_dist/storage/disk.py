@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from t2f_dist.storage import url
 
@@ -81,9 +81,9 @@ class Disk:
         self.path.mkdir(parents=True, exist_ok=True)
 
 
-def opened(path: Path) -> io.BufferedReader:
+def opened(path: Path) -> BinaryIO:
     """A plain file, to be read. Raises OSError, also for a pipe, of which a writer would be waited for, or a device."""
-    stream = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    stream = io.BufferedReader(io.FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)))
     if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
         return stream
     stream.close()

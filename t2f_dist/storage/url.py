@@ -125,8 +125,12 @@ def beside(folder: str | Path, named: str) -> str | None:
         elif step not in ("", "."):
             steps.append(step)
     steps = [step for step in steps if step]
-    root = f"{scheme(place)}://{start}{mark}{query}"
-    return None if named.startswith("/") or not steps else join(root, "/".join(steps))
+    if named.startswith("/") or not steps:
+        return None
+    try:
+        return join(f"{scheme(place)}://{start}{mark}{query}", "/".join(steps))
+    except ValueError:  # no URL has such a name
+        return None
 
 
 def split(place: str | Path) -> tuple[str, str]:

@@ -66,7 +66,7 @@ def test_face2text(tmp_path: Path):
     descriptions = [{"desc_id": 5, "text": "A man"}, {"desc_id": 6, "text": None}]
     path.write_text(json.dumps([{"img_id": 1, "image": "a/a.bmp", "descriptions": descriptions}]))
     source = face2text.read(path)
-    assert source.folder == tmp_path
+    assert source.folder == str(tmp_path)
     assert source.mentions == [
         Mention("a/a.bmp", "A man", None, "clean.json: desc_id 5"),
         Mention("a/a.bmp", None, None, "clean.json: desc_id 6"),

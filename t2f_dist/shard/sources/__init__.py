@@ -1,7 +1,6 @@
 """Raw layouts, one file each: every reader turns what it finds into images, and mentions of them."""
 
 import os
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,10 @@ from typing import Protocol
 import numpy as np
 
 from t2f_dist.shard.manifest import Kind, SplitName
+from t2f_dist.storage import url
+from t2f_dist.storage.disk import opened, scan
+from t2f_dist.storage.folder import Entry as FolderEntry
+from t2f_dist.storage.folder import Folder
 
 # fmt: off
 IMAGE_SUFFIXES = frozenset([
@@ -29,30 +32,59 @@ class Ref(Protocol):
     """Where the bytes of one image stand: picklable, read when the sample is written."""
 
     def read(self) -> bytes:
-        """Raises FileNotFoundError, OSError or ValueError, whose one line does not name the image."""
+        """Raises FileNotFoundError, OSError or ValueError, whose one line does not name the image.
+
+        Raises Unreachable where it could not even be asked for, so that nothing is said of the image.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class File:
-    """A whole file. `read` raises as `read_file`."""
+    """A whole file, here or behind a URL. `read` raises as `read_file`.
+
+    Attributes:
+        root: the folder or URL.
+        name: relative to it, with /.
+        size: in bytes; -1 where it is not known.
+        stamp: changes with the content.
+    """
 
     root: str
     name: str
+    size: int = -1
+    stamp: str = ""
+
+    @property
+    def path(self) -> Path | None:
+        """Of a local file."""
+        root = url.local(self.root)
+        return None if root is None else root / self.name
 
     def read(self) -> bytes:
-        return read_file(Path(self.root, self.name), IMAGE_BYTES_MAX)
+        path = self.path
+        if path is not None:
+            return read_file(path, IMAGE_BYTES_MAX)
+        if self.size > IMAGE_BYTES_MAX:
+            raise ValueError(f"{self.size} bytes; at most {IMAGE_BYTES_MAX} are read")
+        content = Folder(self.root).read(self.name)
+        if len(content) != self.size >= 0:
+            raise ValueError(f"{len(content)} bytes, and {self.size} when the corpus was listed")
+        return content
 
 
 def read_file(path: Path, bytes_max: int) -> bytes:
-    """A plain file, of no more than so many bytes. Raises OSError, or ValueError for a pipe, a device or a larger one."""
-    # A pipe without a writer would be waited for, and a link to a device has no end.
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
-        status = os.fstat(stream.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("not a plain file")
-        if status.st_size > bytes_max:
-            raise ValueError(f"{status.st_size} bytes; at most {bytes_max} are read")
+    """A plain file of at most so many bytes. Raises OSError, or ValueError for a pipe, a device or a larger one."""
+    try:
+        stream = opened(path)
+    except OSError as error:
+        if error.errno is None:
+            raise ValueError(str(error)) from None
+        raise
+    with stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > bytes_max:
+            raise ValueError(f"{size} bytes; at most {bytes_max} are read")
         return stream.read(bytes_max)
 
 
@@ -120,10 +152,40 @@ class Mention:
 
 @dataclass(frozen=True)
 class Source:
-    """Mentions, and the folder to which the paths in them are relative."""
+    """Mentions, and the folder or URL to which the paths in them are relative.
 
-    folder: Path
+    Attributes:
+        listed: the files of folders that are known already, by the folder and the name.
+    """
+
+    folder: str
     mentions: list[Mention]
+    listed: dict[str, dict[str, FolderEntry]] = field(default_factory=dict, compare=False, repr=False)
+
+    def file(self, value: str) -> File | None:
+        """The file that a path in the source names; None where there is none.
+
+        Raises:
+            OSError: its folder cannot be asked.
+        """
+        place = url.beside(self.folder, value) if value else None
+        if place is None:
+            return None
+        root, name = url.split(place)
+        if url.local(self.folder) is None and url.scheme(place) not in ("http", "https"):
+            known = self._folder_of(root, place)
+            entry = self.listed[known].get(place.removeprefix(known.rstrip("/") + "/"))
+        else:
+            entry = Folder(root).entry(name) if name else None
+        return File(root, name, entry.size, entry.stamp) if entry else None
+
+    def _folder_of(self, root: str, place: str) -> str:
+        """A folder of the place that is listed; a question a file would take a day."""
+        known = next((folder for folder in self.listed if place.startswith(folder.rstrip("/") + "/")), None)
+        if known is None:
+            known = self.folder if place.startswith(self.folder.rstrip("/") + "/") else root
+            self.listed[known] = {entry.name: entry for entry in Folder(known).list()}
+        return known
 
 
 @dataclass(frozen=True)
@@ -157,7 +219,7 @@ class Raw:
     """
 
     pictures: dict[str, Picture]
-    find: Callable[[str, Path], str | None]
+    find: Callable[[str, str], str | None]
     captions: Source | None = None
     voices: Source | None = None
     refusals: list[Refusal] = field(default_factory=list)
@@ -173,19 +235,28 @@ def bare(path: str, suffixes: frozenset[str]) -> str:
     return stem if dot and stem and f".{suffix.lower()}" in suffixes else path
 
 
+def files(place: str | Path, suffixes: frozenset[str]) -> list[FolderEntry]:
+    """The files below a folder or URL with one of the suffixes, sorted by name; nothing hidden.
+
+    Raises:
+        OSError: the folder cannot be read, or the store not be asked.
+        ValueError: a web server, whose files cannot be listed.
+    """
+    path = url.local(place)
+    if path is not None:
+        found = [entry for entry in scan(path, hidden=False) if _suffix(entry.name) in suffixes]
+        return sorted(found)
+    return [
+        entry
+        for entry in Folder(place).list()
+        if _suffix(entry.name) in suffixes and not any(part.startswith(".") for part in entry.name.split("/"))
+    ]
+
+
 def walk(root: Path, suffixes: frozenset[str]) -> list[str]:
-    """The files below `root` with one of the suffixes, as sorted relative paths with /; nothing hidden."""
-    found = []
-    seen = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # a link that leads back up
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        below = "" if folder == str(root) else os.path.relpath(folder, root).replace(os.sep, "/") + "/"
-        for name in files:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes:
-                found.append(below + name)
-    return sorted(found)
+    """The names of `files` of a local folder."""
+    return [entry.name for entry in files(root, suffixes)]
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()

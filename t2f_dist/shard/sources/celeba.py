@@ -12,11 +12,12 @@ Diverse Face Image Generation and Manipulation, CVPR 2021, arXiv:2012.03308.
 """
 
 from dataclasses import replace
-from pathlib import Path
 
 from t2f_dist.config.recipe import CelebaRecipe, ShardRecipe
 from t2f_dist.shard.sources import IMAGE_SUFFIXES, Mention, Raw, Source, bare, folder
 from t2f_dist.shard.sources.faces import Faces
+from t2f_dist.storage import url
+from t2f_dist.storage.stage import staged
 
 _ALONE = frozenset(["Attractive", "Bald", "Blurry", "Chubby", "Smiling"])
 _WORN = frozenset(["Eyeglasses"])  # and what begins with Wearing_
@@ -41,7 +42,7 @@ def read(recipe: ShardRecipe) -> Raw:
     if identities is not None:
         pictures = {path: replace(picture, identity=identities.get(_stem(path))) for path, picture in pictures.items()}
     path = folder.existing(recipe.captions, "captions")
-    captions = folder.read_captions(path) if path.is_dir() else _attributes(path)
+    captions = folder.read_captions(path) if folder.is_folder(path) else _attributes(path)
     # Voices are no part of these corpora, but a table of them may be given beside any.
     voices = folder.voices(recipe)
     return Raw(pictures, faces.find, captions, voices)
@@ -73,21 +74,22 @@ def _list(words: list[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def _attributes(path: Path) -> Source:
-    lines = _lines(path)
+def _attributes(place: str) -> Source:
+    lines, shown = _lines(place), url.shown(place)
+    root, file = url.split(place)
     if len(lines) < 2 or not lines[0].strip().isdigit():
-        raise ValueError(f"{path}: expected the number of rows in line 1 and the names of the attributes in line 2")
+        raise ValueError(f"{shown}: expected the number of rows in line 1 and the names of the attributes in line 2")
     names = lines[1].split()
     rows = [(number, line.split()) for number, line in enumerate(lines[2:], start=3) if line.strip()]
     mentions = []
     for number, (image, *values) in rows:
         if len(values) != len(names) or not {"1", "-1"}.issuperset(values):
-            raise ValueError(f"{path}: line {number} is not an image and {len(names)} values of 1 or -1")
+            raise ValueError(f"{shown}: line {number} is not an image and {len(names)} values of 1 or -1")
         held = [name for name, value in zip(names, values) if value == "1"]
-        mentions.append(Mention(image, caption(held), None, f"{path.name}: line {number}"))
+        mentions.append(Mention(image, caption(held), None, f"{file}: line {number}"))
     if len(rows) != int(lines[0]):
-        raise ValueError(f"{path}: {len(rows)} rows, where line 1 says {lines[0].strip()}; the file is not whole")
-    return Source(path.parent, mentions)
+        raise ValueError(f"{shown}: {len(rows)} rows, where line 1 says {lines[0].strip()}; the file is not whole")
+    return Source(root, mentions)
 
 
 def _identities(recipe: CelebaRecipe) -> dict[str, str] | None:
@@ -97,39 +99,43 @@ def _identities(recipe: CelebaRecipe) -> dict[str, str] | None:
             raise ValueError("celeba.mapping is of use only with celeba.identities")
         return None
     path = folder.existing(recipe.identities, "celeba.identities")
+    shown = url.shown(path)
     people: dict[str, str] = {}
     for number, line in enumerate(_lines(path), start=1):
         if not line.strip():
             continue
         row = line.split()
         if len(row) != 2:
-            raise ValueError(f"{path}: line {number} is not an image and a person: {line.strip()[:80]}")
+            raise ValueError(f"{shown}: line {number} is not an image and a person: {line.strip()[:80]}")
         if people.setdefault(_stem(row[0]), row[1]) != row[1]:
-            raise ValueError(f"{path}: line {number}: {row[0]} has the identity {row[1]}, and elsewhere another")
+            raise ValueError(f"{shown}: line {number}: {row[0]} has the identity {row[1]}, and elsewhere another")
     if recipe.mapping is None:
         return people
     path = folder.existing(recipe.mapping, "celeba.mapping")
+    shown = url.shown(path)
     header, *lines = _lines(path) or [""]
     columns = header.split()
     if "idx" not in columns or "orig_file" not in columns:
-        raise ValueError(f"{path}: line 1 has no columns idx and orig_file, only {', '.join(columns) or 'nothing'}")
+        raise ValueError(f"{shown}: line 1 has no columns idx and orig_file, only {', '.join(columns) or 'nothing'}")
     mapped = {}
     for number, line in enumerate(lines, start=2):
         row = dict(zip(columns, line.split()))
         if line.strip() and len(row) < len(columns):
-            raise ValueError(f"{path}: line {number} has {len(row)} of {len(columns)} columns")
+            raise ValueError(f"{shown}: line {number} has {len(row)} of {len(columns)} columns")
         if row and _stem(row["orig_file"]) in people:
             mapped[row["idx"]] = people[_stem(row["orig_file"])]
     return mapped
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(place: str) -> list[str]:
+    shown = url.shown(place)
+    path = staged(place)
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file in UTF-8 ({error.reason})") from None
+        raise ValueError(f"{shown}: not a text file in UTF-8 ({error.reason})") from None
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+        raise ValueError(f"{shown}: cannot be read: {error.strerror}") from None
 
 
 def _stem(path: str) -> str:

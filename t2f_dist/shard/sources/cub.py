@@ -10,11 +10,11 @@ arXiv:1605.05395: the captions, and the char-CNN-RNN whose embeddings `cub.embed
 
 from collections import defaultdict
 from dataclasses import replace
-from pathlib import Path
 
 from t2f_dist.config.recipe import ShardRecipe
 from t2f_dist.shard.sources import Block, Mention, Raw, Refusal, Source, embeddings, folder
 from t2f_dist.shard.sources.faces import Faces
+from t2f_dist.storage import url
 
 
 def read(recipe: ShardRecipe) -> Raw:
@@ -26,8 +26,10 @@ def read(recipe: ShardRecipe) -> Raw:
     """
     faces = Faces(recipe.faces)
     root = folder.existing(recipe.captions, "captions")
-    if not root.is_dir():
-        raise ValueError(f"captions {root}: the layout cub has a folder such as text_c10, with a folder a class")
+    if not folder.is_folder(root):
+        raise ValueError(
+            f"captions {url.shown(root)}: the layout cub has a folder such as text_c10, with a folder a class"
+        )
     mentions = [replace(mention, identity=_class(mention.image)) for mention in folder.read_captions(root).mentions]
     refusals: list[Refusal] = []
     if recipe.cub.embeddings is not None:
@@ -39,15 +41,16 @@ def _class(image: str) -> str | None:
     return image.rpartition("/")[0].rpartition("/")[2] or None
 
 
-def _embedded(root: Path, mentions: list[Mention], refusals: list[Refusal]) -> list[Mention]:
+def _embedded(root: str, mentions: list[Mention], refusals: list[Refusal]) -> list[Mention]:
     """The mentions with their embeddings; those of an image that has another number of them are refused."""
     by_class: defaultdict[str, defaultdict[str, list[Mention]]] = defaultdict(lambda: defaultdict(list))
     for mention in mentions:
         by_class[mention.identity or ""][mention.image.rpartition("/")[2]].append(mention)
     size: int | None = None
     kept = []
+    held = embeddings.Held(root)
     for name, images in sorted(by_class.items()):
-        blocks = embeddings.of_class(root, name, sorted(images))
+        blocks = held.of_class(name, sorted(images))
         for stem in sorted(images):
             if stem not in blocks:
                 kept += images[stem]  # refused with the reason that there is none, where captions are looked at
@@ -55,12 +58,15 @@ def _embedded(root: Path, mentions: list[Mention], refusals: list[Refusal]) -> l
             block, shape = blocks[stem]
             rows = _rows(images[stem], block, shape, refusals)
             if rows and size not in (None, shape[1]):
-                raise ValueError(f"{root}: embeddings of {shape[1]} values for {name}/{stem}, elsewhere of {size}")
+                raise ValueError(
+                    f"{url.shown(root)}: embeddings of {shape[1]} values for {name}/{stem}, elsewhere of {size}"
+                )
             size = shape[1] if rows else size
             kept += rows
     if size is None:
         raise ValueError(
-            f"{root} has no embeddings of these captions, a row a line; expected CLASS.npy, .npz, .h5 or CLASS/STEM.npy"
+            f"{url.shown(root)} has no embeddings of these captions, a row a line; expected CLASS.npy, .npz, .h5 or "
+            "CLASS/STEM.npy"
         )
     return kept
 

@@ -10,133 +10,170 @@ Accepted, for the captions of the image STEM in the folder CLASS:
 Row i belongs to the i-th line of the image's text file that is not blank.
 """
 
+import io
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from t2f_dist.shard.sources import Block, hdf5
+from t2f_dist.storage import url
+from t2f_dist.storage.folder import Folder
+from t2f_dist.storage.stage import staged
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
 
 
 @dataclass(frozen=True)
 class NumpyBlock:
-    """[captions, D] in a .npy, or in one image of a .npy [images, captions, D]."""
+    """[captions, D] in a .npy, or in one image of a .npy [images, captions, D]; `path` may be a URL."""
 
     path: str
     image: int | None = None
 
     def read(self) -> np.ndarray:
-        values = _npy(Path(self.path))
-        return _checked(values if self.image is None else values[self.image], self.path)
+        # A file of one image is read and let go; one of many images is kept beside, where it is remote.
+        values = _npy(self.path, keep=self.image is not None)
+        return _checked(values if self.image is None else values[self.image], url.shown(self.path))
 
 
 @dataclass(frozen=True)
 class ArchiveBlock:
-    """[captions, D] in an array of a .npz."""
+    """[captions, D] in an array of a .npz; `path` may be a URL."""
 
     path: str
     name: str
 
     def read(self) -> np.ndarray:
-        with _npz(Path(self.path)) as archive:
+        shown = url.shown(self.path)
+        with _npz(self.path) as archive:
             try:
                 values = archive[self.name]
             except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-                raise ValueError(f"{self.path}: {self.name}: {' '.join(str(error).split())}") from None
-        return _checked(values, f"{self.path}: {self.name}")
+                raise ValueError(f"{shown}: {self.name}: {' '.join(str(error).split())}") from None
+        return _checked(values, f"{shown}: {self.name}")
 
 
-def of_class(root: Path, name: str, stems: list[str]) -> dict[str, tuple[Block, tuple[int, ...]]]:
-    """The array, and its shape [captions, D], of each image of a class that has one.
-
-    Args:
-        root: the folder, or the one HDF5 file.
-        stems: of all text files of the class, sorted.
+class Held:
+    """The embeddings in a folder or URL, or in one HDF5 file.
 
     Raises:
-        ValueError: a .t7 file, an array of another number of images, or one that is not readable.
+        OSError: a URL cannot be listed.
+        ValueError: a .t7 file.
     """
-    if root.suffix == ".t7":
-        _refuse_t7(root)
-    if root.is_file():
-        return dict(_of_hdf5(root, f"{name}/", stems))
-    folder = root / name
-    if folder.is_dir():
-        return dict(_of_folder(folder, stems))
-    for suffix in (".npy", ".npz", *HDF5_SUFFIXES):
-        path = root / f"{name}{suffix}"
-        if path.is_file():
-            read = {".npy": _of_npy, ".npz": _of_npz}.get(suffix)
-            return dict(read(path, stems) if read else _of_hdf5(path, "", stems))
-    _refuse_t7(root / f"{name}.t7")
-    return {}
+
+    def __init__(self, root: str):
+        self.root = root
+        path = url.local(root)
+        if PurePosixPath(root).suffix == ".t7":
+            _refuse_t7(root)
+        self._single = path.is_file() if path is not None else root.endswith(HDF5_SUFFIXES)
+        self._listed: frozenset[str] | None = None
+        if path is None and not self._single:
+            self._listed = frozenset(entry.name for entry in Folder(root).list())
+
+    def of_class(self, name: str, stems: list[str]) -> dict[str, tuple[Block, tuple[int, ...]]]:
+        """The array, and its shape [captions, D], of each image of a class that has one.
+
+        Args:
+            stems: of all text files of the class, sorted.
+
+        Raises:
+            ValueError: a .t7 file, an array of another number of images, or one that is not readable.
+            OSError: a URL cannot be fetched.
+        """
+        if self._single:
+            return dict(_of_hdf5(self.root, f"{name}/", stems))
+        if self._has_folder(name):
+            return dict(self._of_folder(name, stems))
+        for suffix in (".npy", ".npz", *HDF5_SUFFIXES):
+            if self._has(f"{name}{suffix}"):
+                place = url.join(self.root, f"{name}{suffix}")
+                read = {".npy": _of_npy, ".npz": _of_npz}.get(suffix)
+                return dict(read(place, stems) if read else _of_hdf5(place, "", stems))
+        if self._has(f"{name}.t7"):
+            _refuse_t7(url.join(self.root, f"{name}.t7"))
+        return {}
+
+    def _of_folder(self, name: str, stems: list[str]) -> Iterator[tuple[str, tuple[Block, tuple[int, ...]]]]:
+        for stem in stems:
+            place = url.join(self.root, f"{name}/{stem}.npy")
+            if self._has(f"{name}/{stem}.npy"):
+                yield stem, (NumpyBlock(place), _npy(place, keep=False).shape)
+            elif self._has(f"{name}/{stem}.t7"):
+                _refuse_t7(url.join(self.root, f"{name}/{stem}.t7"))
+
+    def _has(self, name: str) -> bool:
+        return name in self._listed if self._listed is not None else Path(url.join(self.root, name)).is_file()
+
+    def _has_folder(self, name: str) -> bool:
+        if self._listed is None:
+            return Path(self.root, name).is_dir()
+        return any(each.startswith(f"{name}/") for each in self._listed)
 
 
-def _refuse_t7(path: Path) -> None:
-    if path.is_file():
-        raise ValueError(
-            f"{path} is a Lua Torch file, which is not read; load it with torchfile, transpose it to "
-            f"[images, captions, D] and write it with numpy.save as {path.with_suffix('.npy').name}"
-        )
+def _refuse_t7(place: str) -> None:
+    raise ValueError(
+        f"{url.shown(place)} is a Lua Torch file, which is not read; load it with torchfile, transpose it to "
+        f"[images, captions, D] and write it with numpy.save as {PurePosixPath(place).with_suffix('.npy').name}"
+    )
 
 
-def _of_folder(folder: Path, stems: list[str]) -> Iterator[tuple[str, tuple[Block, tuple[int, ...]]]]:
-    for stem in stems:
-        path = folder / f"{stem}.npy"
-        if path.is_file():
-            yield stem, (NumpyBlock(str(path)), _npy(path).shape)
-        else:
-            _refuse_t7(folder / f"{stem}.t7")
-
-
-def _of_npy(path: Path, stems: list[str]) -> Iterator[tuple[str, tuple[Block, tuple[int, ...]]]]:
-    shape = _npy(path).shape
+def _of_npy(place: str, stems: list[str]) -> Iterator[tuple[str, tuple[Block, tuple[int, ...]]]]:
+    shape = _npy(place, keep=True).shape
     if len(shape) != 3 or shape[0] != len(stems):
         raise ValueError(
-            f"{path} is {list(shape)}, expected [{len(stems)} images, captions, D]: an image for each text file of its "
-            "class, in sorted order"
+            f"{url.shown(place)} is {list(shape)}, expected [{len(stems)} images, captions, D]: an image for each text "
+            "file of its class, in sorted order"
         )
     for number, stem in enumerate(stems):
-        yield stem, (NumpyBlock(str(path), number), shape[1:])
+        yield stem, (NumpyBlock(place, number), shape[1:])
 
 
-def _of_npz(path: Path, stems: list[str]) -> Iterator[tuple[str, tuple[Block, tuple[int, ...]]]]:
-    with _npz(path) as archive:
+def _of_npz(place: str, stems: list[str]) -> Iterator[tuple[str, tuple[Block, tuple[int, ...]]]]:
+    with _npz(place) as archive:
         there = set(archive.files)
     for stem in stems:
         if stem in there:
-            block = ArchiveBlock(str(path), stem)
+            block = ArchiveBlock(place, stem)
             yield stem, (block, block.read().shape)
 
 
-def _of_hdf5(path: Path, below: str, stems: list[str]) -> Iterator[tuple[str, tuple[Block, tuple[int, ...]]]]:
-    with hdf5.opened(path) as file:
+def _of_hdf5(place: str, below: str, stems: list[str]) -> Iterator[tuple[str, tuple[Block, tuple[int, ...]]]]:
+    with hdf5.opened(place) as file:
         group = hdf5.member(file, below.rstrip("/")) if below else file
         there = set(group) if group is not None else set()
         for stem in stems:
             if stem in there:
                 shape = hdf5.dataset(group, stem).shape
-                yield stem, (hdf5.Hdf5Block(str(path), f"{below}{stem}"), shape)
+                yield stem, (hdf5.Hdf5Block(place, f"{below}{stem}"), shape)
 
 
-def _npy(path: Path) -> np.ndarray:
+def _npy(place: str, keep: bool) -> np.ndarray:
+    """An array, mapped; of a URL a local copy is, which stays for the run, or else its bytes are read."""
+    whole = not keep and url.local(place) is None
+    source = io.BytesIO(_content(place)) if whole else staged(place)
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.load(source, mmap_mode=None if whole else "r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path}: not a NumPy array of numbers: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{url.shown(place)}: not a NumPy array of numbers: {' '.join(str(error).split())}") from None
 
 
-def _npz(path: Path) -> np.lib.npyio.NpzFile:
+def _content(place: str) -> bytes:
+    folder, name = url.split(place)
+    return Folder(folder).read(name)
+
+
+def _npz(place: str) -> np.lib.npyio.NpzFile:
+    path, shown = staged(place), url.shown(place)
     try:
         archive = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: not a NumPy archive: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{shown}: not a NumPy archive: {' '.join(str(error).split())}") from None
     if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise ValueError(f"{path}: not a NumPy archive but a single array")
+        raise ValueError(f"{shown}: not a NumPy archive but a single array")
     return archive
 
 

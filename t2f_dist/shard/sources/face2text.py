@@ -8,29 +8,35 @@ import json
 from pathlib import Path
 
 from t2f_dist.shard.sources import Mention, Source
+from t2f_dist.storage import url
+from t2f_dist.storage.stage import staged
 
 
-def read(path: Path) -> Source:
-    """One mention a description.
+def read(place: str | Path) -> Source:
+    """One mention a description, of a path or URL.
 
     Raises:
         ValueError: not such a list.
+        OSError: it cannot be read.
     """
+    folder, name = url.split(place)
+    shown = url.shown(place)
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(staged(place).read_text(encoding="utf-8-sig"))
     except ValueError as error:
-        raise ValueError(f"{path}: not JSON in UTF-8: {error}") from None
+        raise ValueError(f"{shown}: not JSON in UTF-8: {error}") from None
     if not isinstance(content, list):
         raise ValueError(
-            f"{path}: expected Face2Text, a list of objects with image and descriptions, found {type(content).__name__}"
+            f"{shown}: expected Face2Text, a list of objects with image and descriptions, found "
+            f"{type(content).__name__}"
         )
     mentions = []
     for number, entry in enumerate(content):
         descriptions = entry.get("descriptions") if isinstance(entry, dict) else None
         if not isinstance(descriptions, list) or not isinstance(entry.get("image"), str):
-            raise ValueError(f"{path}: entry {number} has no image with a list of descriptions: {str(entry)[:80]}")
+            raise ValueError(f"{shown}: entry {number} has no image with a list of descriptions: {str(entry)[:80]}")
         for description in descriptions:
             text = description.get("text") if isinstance(description, dict) else description
             label = description.get("desc_id", "?") if isinstance(description, dict) else "?"
-            mentions.append(Mention(entry["image"], text, None, f"{path.name}: desc_id {label}"))
-    return Source(path.parent, mentions)
+            mentions.append(Mention(entry["image"], text, None, f"{name}: desc_id {label}"))
+    return Source(folder, mentions)

@@ -4,35 +4,42 @@ import os
 from collections import defaultdict
 from pathlib import Path
 
-from t2f_dist.shard.sources import IMAGE_SUFFIXES, Ambiguous, File, Picture, bare, walk
+from t2f_dist.shard.sources import IMAGE_SUFFIXES, Ambiguous, File, Picture, bare, files
+from t2f_dist.storage import url
 
 
 class Faces:
-    """The images below a folder.
+    """The images below a folder or URL.
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: no image in it.
+        ValueError: no image in it, or a web server, whose files cannot be listed.
     """
 
     def __init__(self, root: str | Path):
-        self.root = Path(root)
-        if not self.root.is_dir():
-            raise FileNotFoundError(f"no such folder of faces: {root}")
-        self.paths = walk(self.root, IMAGE_SUFFIXES)
+        path = url.local(root)
+        self.root = str(root) if path is None else str(path)
+        shown = url.shown(root)
+        if path is not None and not path.is_dir():
+            raise FileNotFoundError(f"no such folder of faces: {shown}")
+        if url.scheme(self.root) in ("http", "https"):
+            raise ValueError(
+                f"faces {shown}: images on a web server cannot be listed; name a bucket (s3://, gs://, hf://) or a "
+                "folder, or pack them in tars and index those"
+            )
+        self.files = {entry.name: entry for entry in files(self.root, IMAGE_SUFFIXES)}
+        self.paths = list(self.files)
         if not self.paths:
-            raise ValueError(f"no image below {root} (looked for {' '.join(sorted(IMAGE_SUFFIXES))})")
-        self._paths = frozenset(self.paths)
+            raise ValueError(f"no image below {shown} (looked for {' '.join(sorted(IMAGE_SUFFIXES))})")
         self._by_stem = defaultdict(list)
-        for path in self.paths:
-            self._by_stem[_stem(path)].append(path)
-        self._absolute = os.path.abspath(self.root)
+        for name in self.paths:
+            self._by_stem[_stem(name)].append(name)
+        self._absolute = os.path.abspath(self.root) if path is not None else self.root.rstrip("/")
 
     def pictures(self) -> dict[str, Picture]:
-        root = str(self.root)
-        return {path: Picture(File(root, path)) for path in self.paths}
+        return {name: Picture(File(self.root, *entry)) for name, entry in self.files.items()}
 
-    def find(self, image: str, folder: Path) -> str | None:
+    def find(self, image: str, folder: str | Path) -> str | None:
         """The image that is named, as a path relative to the root, or None.
 
         In this order: the path itself, relative to the root; the path relative to `folder`, where the table stands;
@@ -44,11 +51,11 @@ class Faces:
         """
         image = image.strip().replace("\\", "/")
         path = os.path.normpath(image)
-        if path in self._paths:
+        if path in self.files:
             return path
-        absolute = os.path.normpath(os.path.join(os.path.abspath(folder), image))
-        beside = absolute.removeprefix(self._absolute + os.sep) if absolute.startswith(self._absolute + os.sep) else ""
-        if beside in self._paths:
+        absolute = url.beside(folder, image) or ""
+        beside = absolute.removeprefix(self._absolute + "/") if absolute.startswith(self._absolute + "/") else ""
+        if beside in self.files:
             return beside
         fitting = [found for found in self._by_stem.get(_stem(path), ()) if _agree(found, path)]
         if len(fitting) > 1:

@@ -1,6 +1,8 @@
 """A folder of images, with captions and voices in a table, in a Face2Text file, or in files that are named as they."""
 
-from pathlib import Path
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
 
 from t2f_dist.config.recipe import ShardRecipe
 from t2f_dist.shard.sources import (
@@ -11,14 +13,18 @@ from t2f_dist.shard.sources import (
     Source,
     bare,
     face2text,
+    files,
     read_file,
     table,
-    walk,
 )
 from t2f_dist.shard.sources.faces import Faces
+from t2f_dist.storage import url
+from t2f_dist.storage.folder import Entry, Folder
 
 TEXT_SUFFIXES = frozenset([".txt"])
 _TABLES = (".csv", ".tsv", ".jsonl")
+_AT_ONCE = 32  # small files of a store that are asked for at the same time
+_TOGETHER = 1024  # of them, so that no more are held in memory
 
 
 def read(recipe: ShardRecipe) -> Raw:
@@ -38,67 +44,117 @@ def voices(recipe: ShardRecipe) -> Source | None:
     return _voices(existing(recipe.speech, "speech"), recipe) if recipe.speech is not None else None
 
 
-def _captions(path: Path, recipe: ShardRecipe) -> Source:
+def _captions(place: str, recipe: ShardRecipe) -> Source:
     columns = recipe.text
-    if path.is_dir():
-        return read_captions(path)
-    if path.suffix == ".json":
-        return face2text.read(path)
-    if path.suffix in _TABLES:
+    if is_folder(place):
+        return read_captions(place)
+    if suffix(place) == ".json":
+        return face2text.read(place)
+    if suffix(place) in _TABLES:
         return table.read(
-            path, columns.image_column, columns.caption_column, table.CAPTION_COLUMNS, columns.identity_column
+            place, columns.image_column, columns.caption_column, table.CAPTION_COLUMNS, columns.identity_column
         )
-    raise ValueError(f"captions {path}: expected .json (Face2Text), .csv, .tsv, .jsonl, or a folder of .txt")
+    raise ValueError(
+        f"captions {url.shown(place)}: expected .json (Face2Text), .csv, .tsv, .jsonl, or a folder of .txt"
+    )
 
 
-def _voices(path: Path, recipe: ShardRecipe) -> Source:
+def _voices(place: str, recipe: ShardRecipe) -> Source:
     columns = recipe.audio
-    if path.is_dir():
-        return read_voices(path)
-    if path.suffix in _TABLES:
+    if is_folder(place):
+        return read_voices(place)
+    if suffix(place) in _TABLES:
         return table.read(
-            path, columns.image_column, columns.audio_column, table.AUDIO_COLUMNS, columns.identity_column
+            place, columns.image_column, columns.audio_column, table.AUDIO_COLUMNS, columns.identity_column
         )
-    raise ValueError(f"speech {path}: expected .csv, .tsv, .jsonl, or a folder of audio files named as the images")
+    raise ValueError(
+        f"speech {url.shown(place)}: expected .csv, .tsv, .jsonl, or a folder of audio files named as the images"
+    )
 
 
-def existing(path: str | None, what: str) -> Path:
-    """Raises FileNotFoundError where there is nothing."""
-    if path is None or not Path(path).exists():
-        raise FileNotFoundError(f"no such {what}: {path}")
-    return Path(path)
+def existing(place: str | None, what: str) -> str:
+    """Raises FileNotFoundError where there is nothing; of a URL with no such file, a folder is left to be listed."""
+    path = None if place is None else url.local(place)
+    if place is None or (path is not None and not path.exists()):
+        raise FileNotFoundError(f"no such {what}: {place}")
+    if path is None and url.scheme(place) in ("http", "https") and is_folder(place):
+        raise FileNotFoundError(f"no such {what}: {url.shown(place)}")
+    return url.check(place) if path is None else str(path)
 
 
-def read_captions(folder: Path) -> Source:
+def is_folder(place: str) -> bool:
+    """Whether a place that is there is not a file."""
+    path = url.local(place)
+    if path is not None:
+        return path.is_dir()
+    if "/" not in place.rstrip("/").partition("://")[2]:
+        return True  # a bucket
+    folder, name = url.split(place)
+    return Folder(folder).entry(name) is None
+
+
+def suffix(place: str) -> str:
+    """Of a file: `.csv`."""
+    return PurePosixPath(url.split(place)[1]).suffix
+
+
+def read_captions(folder: str | Path) -> Source:
     """One mention a line that is not blank; one, of an empty caption, for a file that has no such line.
 
     Raises:
         ValueError: no .txt below the folder, or one that is not UTF-8.
+        OSError: one cannot be read.
     """
     mentions = []
-    paths = walk(folder, TEXT_SUFFIXES)
-    if not paths:
-        raise ValueError(f"no .txt below {folder}: captions are a file or a folder with a .txt an image")
-    for path in paths:
+    entries = files(folder, TEXT_SUFFIXES)
+    if not entries:
+        raise ValueError(f"no .txt below {url.shown(folder)}: captions are a file or a folder with a .txt an image")
+    for entry, content in _contents(folder, entries):
         try:
-            text = read_file(folder / path, TEXT_BYTES_MAX).decode("utf-8-sig")
+            text = content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            raise ValueError(f"{folder / path}: not a text file in UTF-8 ({error.reason})") from None
-        except ValueError as error:
-            raise ValueError(f"{folder / path}: {error}") from None
+            where = url.shown(url.join(folder, entry.name))
+            raise ValueError(f"{where}: not a text file in UTF-8 ({error.reason})") from None
         lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
         for line in [line for line in lines if line.strip()] or [""]:
-            mentions.append(Mention(bare(path, TEXT_SUFFIXES), line, None, path))
-    return Source(folder, mentions)
+            mentions.append(Mention(bare(entry.name, TEXT_SUFFIXES), line, None, entry.name))
+    return Source(str(folder), mentions)
 
 
-def read_voices(folder: Path) -> Source:
+def _contents(folder: str | Path, entries: list[Entry]) -> Iterator[tuple[Entry, bytes]]:
+    """The small files of a folder, in the order of the entries."""
+    there = Folder(folder)
+
+    def content(entry: Entry) -> bytes:
+        try:
+            if there.is_local:
+                return read_file(there.path / entry.name, TEXT_BYTES_MAX)
+            if entry.size > TEXT_BYTES_MAX:
+                raise ValueError(f"{entry.size} bytes; at most {TEXT_BYTES_MAX} are read")
+            return there.read(entry.name)
+        except ValueError as error:
+            raise ValueError(f"{url.shown(there.at(entry.name))}: {error}") from None
+
+    if there.is_local:
+        for entry in entries:
+            yield entry, content(entry)
+        return
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for start in range(0, len(entries), _TOGETHER):
+            some = entries[start : start + _TOGETHER]
+            yield from zip(some, pool.map(content, some))
+
+
+def read_voices(folder: str | Path) -> Source:
     """One mention a file.
 
     Raises:
         ValueError: no audio file below the folder.
+        OSError: the folder cannot be read.
     """
-    paths = walk(folder, AUDIO_SUFFIXES)
-    if not paths:
-        raise ValueError(f"no audio file below {folder} (looked for {' '.join(sorted(AUDIO_SUFFIXES))})")
-    return Source(folder, [Mention(bare(path, AUDIO_SUFFIXES), path, None, path) for path in paths])
+    place = str(folder)
+    entries = files(place, AUDIO_SUFFIXES)
+    if not entries:
+        raise ValueError(f"no audio file below {url.shown(place)} (looked for {' '.join(sorted(AUDIO_SUFFIXES))})")
+    mentions = [Mention(bare(entry.name, AUDIO_SUFFIXES), entry.name, None, entry.name) for entry in entries]
+    return Source(place, mentions, {place: {entry.name: entry for entry in entries}})

@@ -22,6 +22,9 @@ import numpy as np
 from t2f_dist.config.recipe import ShardRecipe
 from t2f_dist.shard.manifest import SplitName
 from t2f_dist.shard.sources import Mention, Picture, Raw, Refusal, Source
+from t2f_dist.storage import url
+from t2f_dist.storage.folder import Folder
+from t2f_dist.storage.stage import staged
 
 BYTES_MAX = 1 << 30  # of one dataset: compressed, a small file may claim any size
 # The groups of the file, and the sides of the split that they are.
@@ -30,22 +33,25 @@ GROUPS: dict[str, SplitName] = {"train": "train", "valid": "validation", "test":
 
 @contextmanager
 def opened(path: str | Path) -> Iterator[Any]:
-    """An HDF5 file, open for reading.
+    """An HDF5 file, open for reading; of a URL, a copy that is kept for the run.
 
     Raises:
+        OSError: a URL cannot be fetched.
         ValueError: h5py is missing, or the file is not HDF5, cut off or damaged.
     """
     try:
         import h5py  # here, since only these layouts need it
     except ImportError:
         raise ValueError(
-            f"{path}: reading HDF5 needs h5py: `make install` brings it; else `pip install -e '.[hdf5]'` in a clone"
+            f"{url.shown(path)}: reading HDF5 needs h5py: `make install` brings it; else `pip install -e '.[hdf5]'` in "
+            "a clone"
         ) from None
+    here = staged(path)
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(here, "r") as file:
             yield file
     except (OSError, RuntimeError, KeyError) as error:  # which of them depends on where the damage is
-        raise ValueError(f"{path}: not a whole HDF5 file: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{url.shown(path)}: not a whole HDF5 file: {' '.join(str(error).split())}") from None
 
 
 def member(group: Any, name: str) -> Any:
@@ -133,28 +139,31 @@ def read(recipe: ShardRecipe) -> Raw:
         FileNotFoundError: no such file.
         ValueError: not a file of this layout, or an image that stands on two sides of the split that is asked for.
     """
-    path = Path(recipe.faces)
-    if not path.is_file():
-        raise FileNotFoundError(f"no such HDF5 file: {path}")
+    path = url.check(recipe.faces)
+    shown = url.shown(path)
+    folder, name = url.split(path)
+    if not name or Folder(folder).entry(name) is None:
+        raise FileNotFoundError(f"no such HDF5 file: {shown}")
     reader = _Reader(path, recipe)
     with opened(path) as file:
         groups = [name for name in GROUPS if member(file, name) is not None]
         if not groups:
-            raise ValueError(f"{path}: none of the groups {', '.join(GROUPS)}, only {', '.join(file) or 'nothing'}")
-        for name in groups:
-            group = _group(member(file, name), f"{path}: {name}")
+            raise ValueError(f"{shown}: none of the groups {', '.join(GROUPS)}, only {', '.join(file) or 'nothing'}")
+        for side in groups:
+            group = _group(member(file, side), f"{shown}: {side}")
             for example in sorted(group):
-                reader.add(name, example, member(group, example))
+                reader.add(side, example, member(group, example))
     if not reader.pictures:
-        raise ValueError(f"{path}: no example in {', '.join(groups)}")
+        raise ValueError(f"{shown}: no example in {', '.join(groups)}")
     pictures = dict(sorted(reader.pictures.items()))
-    mentions = Source(path.parent, reader.mentions)
+    mentions = Source(folder, reader.mentions)
     return Raw(pictures, lambda name, _: name if name in pictures else None, mentions, refusals=reader.refusals)
 
 
 class _Reader:
-    def __init__(self, path: Path, recipe: ShardRecipe):
-        self.path = str(path)
+    def __init__(self, path: str, recipe: ShardRecipe):
+        self.path = path
+        self.shown = url.shown(path)
         self.recipe = recipe
         self.pictures: dict[str, Picture] = {}
         self.lengths: dict[str, int] = {}
@@ -164,8 +173,8 @@ class _Reader:
 
     def add(self, side: str, example: str, group: Any) -> None:
         where = f"{side}/{example}"
-        _group(group, f"{self.path}: {where}")
-        name = _text(dataset(group, "name")[()], f"{self.path}: {where}/name").strip()
+        _group(group, f"{self.shown}: {where}")
+        name = _text(dataset(group, "name")[()], f"{self.shown}: {where}/name").strip()
         identity = self._identity(group, where)
         image = dataset(group, "img")
         length = image.nbytes
@@ -175,7 +184,7 @@ class _Reader:
             self.lengths[name] = length
         elif self.recipe.split.given and self.pictures[name].split != GROUPS[side]:
             raise ValueError(
-                f"{self.path}: the image {name} stands in {where} and on another side too; set split.given=false"
+                f"{self.shown}: the image {name} stands in {where} and on another side too; set split.given=false"
             )
         elif self.lengths[name] != length:
             reason = f"its image has {length} bytes, another of the same name {self.lengths[name]}"
@@ -183,15 +192,15 @@ class _Reader:
             return
         for row, caption in enumerate(captions):
             embedding = (Hdf5Block(self.path, f"{where}/embeddings"), row) if self.recipe.brings_embeddings else None
-            self.mentions.append(Mention(name, caption, identity, f"{Path(self.path).name}: {where}", embedding))
+            self.mentions.append(Mention(name, caption, identity, f"{url.name(self.path)}: {where}", embedding))
 
     def _identity(self, group: Any, where: str) -> str | None:
         found = member(group, "class")
-        return None if found is None else _text(found[()], f"{self.path}: {where}/class").strip() or None
+        return None if found is None else _text(found[()], f"{self.shown}: {where}/class").strip() or None
 
     def _captions(self, group: Any, where: str) -> list[str]:
         """The captions of an example, as many as it has embeddings where these are to be stored."""
-        place = f"{self.path}: {where}"
+        place = f"{self.shown}: {where}"
         value = dataset(group, "txt")[()]
         texts = [_text(text, f"{place}/txt") for text in np.atleast_1d(np.asarray(value, dtype=object)).ravel()]
         if not self.recipe.brings_embeddings:

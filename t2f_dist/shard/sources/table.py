@@ -7,29 +7,37 @@ from pathlib import Path
 from typing import Any
 
 from t2f_dist.shard.sources import Mention, Source
+from t2f_dist.storage import url
+from t2f_dist.storage.stage import staged
 
 CAPTION_COLUMNS = ("caption", "captions", "description", "text")
 AUDIO_COLUMNS = ("audio", "speech", "voice", "path")
 
 
-def read(path: Path, image_column: str, value_column: str | None, usual: Sequence[str], identity_column: str) -> Source:
+def read(
+    place: str | Path, image_column: str, value_column: str | None, usual: Sequence[str], identity_column: str
+) -> Source:
     """One mention a value; a JSONL may hold a list of them in one row, and an image may have several rows.
 
     Args:
+        place: its path or URL.
         value_column: its name, or None for the first of `usual` that the table has.
 
     Raises:
         ValueError: a column is missing, or a line is not readable.
+        OSError: the table cannot be read.
     """
     mentions = []
-    for number, row in _jsonl(path) if path.suffix == ".jsonl" else _csv(path):
-        where = f"{path.name}: line {number}"
+    path, shown = staged(place), url.shown(place)
+    folder, name = url.split(place)
+    for number, row in _jsonl(path, shown) if path.suffix == ".jsonl" else _csv(path, shown):
+        where = f"{name}: line {number}"
         column = value_column or next((name for name in usual if name in row), None)
         missing = image_column if image_column not in row else column if column not in row else None
         if column is None or missing is not None:
             wanted = missing or " or ".join(usual)
             raise ValueError(
-                f"{path}: line {number} has no column {wanted}, only {', '.join(map(str, row))}; "
+                f"{shown}: line {number} has no column {wanted}, only {', '.join(map(str, row))}; "
                 "name the columns in the recipe"
             )
         image = row[image_column]
@@ -37,27 +45,27 @@ def read(path: Path, image_column: str, value_column: str | None, usual: Sequenc
         values = row[column] if isinstance(row[column], list) else [row[column]]
         for value in values:
             mentions.append(Mention(str(image or ""), value, str(identity) if identity else None, where))
-    return Source(path.parent, mentions)
+    return Source(folder, mentions)
 
 
-def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _csv(path: Path, shown: str) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         with open(path, encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream, dialect="excel-tab" if path.suffix == ".tsv" else "excel", strict=True)
             for row in reader:
                 if None in row:
                     raise ValueError(
-                        f"{path}: line {reader.line_num} has more fields than there are columns; "
+                        f"{shown}: line {reader.line_num} has more fields than there are columns; "
                         "put captions with commas in double quotes"
                     )
                 yield reader.line_num, row
     except csv.Error as error:
-        raise ValueError(f"{path}: line {reader.line_num}: {error}") from None
+        raise ValueError(f"{shown}: line {reader.line_num}: {error}") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file in UTF-8 ({error.reason})") from None
+        raise ValueError(f"{shown}: not a text file in UTF-8 ({error.reason})") from None
 
 
-def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _jsonl(path: Path, shown: str) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         with open(path, encoding="utf-8-sig") as stream:
             for number, line in enumerate(stream, start=1):
@@ -66,9 +74,9 @@ def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 try:
                     row = json.loads(line)
                 except ValueError as error:
-                    raise ValueError(f"{path}: line {number} is not JSON: {error}") from None
+                    raise ValueError(f"{shown}: line {number} is not JSON: {error}") from None
                 if not isinstance(row, dict):
-                    raise ValueError(f"{path}: line {number} is not a JSON object: {line.strip()[:80]}")
+                    raise ValueError(f"{shown}: line {number} is not a JSON object: {line.strip()[:80]}")
                 yield number, row
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file in UTF-8 ({error.reason})") from None
+        raise ValueError(f"{shown}: not a text file in UTF-8 ({error.reason})") from None

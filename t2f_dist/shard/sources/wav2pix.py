@@ -10,11 +10,11 @@ The crops are JPEG files named .png, written with red and blue exchanged: see `i
 import re
 from collections import defaultdict
 from dataclasses import replace
-from pathlib import Path
 
 from t2f_dist.config.recipe import ShardRecipe
-from t2f_dist.shard.sources import AUDIO_SUFFIXES, IMAGE_SUFFIXES, Ambiguous, Raw, Source, bare, folder
+from t2f_dist.shard.sources import AUDIO_SUFFIXES, IMAGE_SUFFIXES, Ambiguous, Raw, bare, folder
 from t2f_dist.shard.sources.faces import Faces
+from t2f_dist.storage import url
 
 
 def read(recipe: ShardRecipe) -> Raw:
@@ -30,10 +30,11 @@ def read(recipe: ShardRecipe) -> Raw:
         for path, picture in faces.pictures().items()
     }
     root = folder.existing(recipe.speech, "speech")
-    if not root.is_dir():
-        raise ValueError(f"speech {root}: the layout wav2pix has a folder with a folder a speaker")
-    mentions = [replace(mention, image=str(mention.value)) for mention in folder.read_voices(root).mentions]
-    return Raw(pictures, _finder(faces.paths), voices=Source(root, mentions))
+    if not folder.is_folder(root):
+        raise ValueError(f"speech {url.shown(root)}: the layout wav2pix has a folder with a folder a speaker")
+    found = folder.read_voices(root)
+    mentions = [replace(mention, image=str(mention.value)) for mention in found.mentions]
+    return Raw(pictures, _finder(faces.paths), voices=replace(found, mentions=mentions))
 
 
 def _finder(paths: list[str]):
@@ -44,7 +45,7 @@ def _finder(paths: list[str]):
         named[stem].append(path)
         numbered[_number(stem)].append(path)
 
-    def find(voice: str, _: Path) -> str | None:
+    def find(voice: str, _: str) -> str | None:
         stem = bare(voice, AUDIO_SUFFIXES)
         fitting = named.get(stem) or (numbered.get(_number(stem)) if _number(stem)[1] else None) or []
         if len(fitting) > 1:

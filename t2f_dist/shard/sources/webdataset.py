@@ -330,7 +330,7 @@ def read(recipe: ShardRecipe) -> Raw:
     if not found.pictures and not found.refusals:
         raise ValueError(f"no image in the tars of {url.shown(recipe.faces)} (such as {listed[0].name})")
     pictures = dict(sorted(found.pictures.items()))
-    captions = Source(Path(), found.mentions)
+    captions = Source(".", found.mentions)
     return Raw(pictures, lambda name, _: name if name in pictures else None, captions, refusals=found.refusals)
 
 
