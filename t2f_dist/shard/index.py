@@ -40,7 +40,11 @@ from t2f_dist.storage.folder import write_file
 from t2f_dist.text.vocabulary import Vocabulary
 
 _KINDS: tuple[Kind, ...] = ("images", "captions")
-_OURS = re.compile(r"(train|validation|test)-[A-Za-z0-9_-]{1,60}-[0-9a-f]{12}\.(index\.npy|small)(\.\d+\.tmp)?")
+_OURS = re.compile(
+    r"(train|validation|test)-[A-Za-z0-9_-]{1,60}-[0-9a-f]{12}\.(index\.npy|small)"
+    r"|\.((train|validation|test)-[A-Za-z0-9_-]{1,60}-[0-9a-f]{12}\.(index\.npy|small)"
+    r"|manifest\.json|vocabulary\.json|rejected\.jsonl)\.[\w-]+\.tmp"
+)
 _FOLLOWS = (ORPHANED, UNNAMED)
 
 

@@ -208,7 +208,8 @@ class Manifest(Record):
             return cls.model_validate(content)
         except ValidationError as error:
             first = error.errors()[0]
-            raise ValueError(f"{shown}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            text = " ".join(f"{'.'.join(map(str, first['loc']))}: {first['msg']}".split())
+            raise ValueError(f"{shown}: {text if len(text) <= 500 else text[:500] + '...'}") from None
 
     def save(self, place: str | Path) -> None:
         """Write `manifest.json` whole or not at all."""

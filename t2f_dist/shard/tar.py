@@ -27,6 +27,10 @@ Kind = Literal["file", "folder", "link", "device", "fifo", "sparse", "other"]
 
 # name, size, checksum, type, magic, prefix
 _HEADER = Struct("100s24x12s12x8sc100x8s80x155s12x")
+# Mode, owner, group, size and time as nearly all writers put them; the numbers of a device.
+_NUMBERS = re.compile(rb"(?:[0-7]{7}\0){3}(?:[0-7]{11}[\0 ]){2}")
+_DEVICE = re.compile(rb"(?:0{7}\0|\0{8}){2}")
+_NUMBER_FIELDS = ((100, 8), (108, 8), (116, 8), (136, 12), (329, 8), (337, 8))
 _FILE = frozenset([b"0", b"\0", b"7"])
 _KINDS: dict[bytes, Kind] = {b"1": "link", b"2": "link", b"3": "device", b"4": "device", b"5": "folder", b"6": "fifo"}
 _PACKED = (
@@ -165,6 +169,8 @@ class _Scan:
                 return
             if _number(checksum) != total and not self._signed(at, checksum):
                 raise DamagedTar(position, self._unlike(position))
+            if not (_NUMBERS.match(window, at + 100) and _DEVICE.match(window, at + 329)):
+                self._check_numbers(position, at)
             size = _number(size_field)
             if size is None or size > SIZE_MAX:
                 raise DamagedTar(position, f"a size of {size_field!r}")
@@ -209,6 +215,13 @@ class _Scan:
             raise DamagedTar(position, f"cut off: {rest}")
         self.start, self.window = position, content
         return content
+
+    def _check_numbers(self, position: int, at: int) -> None:
+        """Refuse a header with fields that say nothing to us, and for which tarfile takes it for the end."""
+        for start, length in _NUMBER_FIELDS:
+            field = self.window[at + start : at + start + length]
+            if field[0] != 0xFF and _number(field) is None:
+                raise DamagedTar(position, f"a header with {field!r} in place of a number")
 
     def _signed(self, at: int, checksum: bytes) -> bool:
         """Whether the checksum is that of some old writers, who took the bytes for signed."""

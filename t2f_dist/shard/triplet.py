@@ -40,6 +40,7 @@ class Triplet:
         key: with the folder in the tar, if it stands in one.
         position: of its first member, in bytes.
         fault: why it is refused; empty: it is not.
+        dotted: a member that looks like an image, and of which the key ends sooner; empty: there is none.
     """
 
     key: str
@@ -49,6 +50,7 @@ class Triplet:
     text: Piece | None = None
     facts: Piece | None = None
     fault: str = ""
+    dotted: str = ""
 
     @property
     def name(self) -> str:
@@ -109,9 +111,10 @@ def triplets(path: str | Path) -> tuple[dict[str, Triplet], list[Repeated]]:
         parent, _, base = name.rpartition("/")
         stem, _, suffix = base.partition(".")
         part = _PARTS.get(suffix) or ("image" if f".{suffix.lower()}" in IMAGE_SUFFIXES else None)
-        if member.kind == "folder" or not stem or part is None:
+        dotted = part is None and f".{suffix.rpartition('.')[2].lower()}" in IMAGE_SUFFIXES
+        if member.kind == "folder" or not stem or (part is None and not dotted):
             continue
-        fault = tar.fault(member) or _large(name, part, member.size)
+        fault = tar.fault(member) or (_large(name, part, member.size) if part else "")
         key = tar.shown(f"{parent}/{stem}" if parent else stem) if fault else f"{parent}/{stem}" if parent else stem
         triplet = found.get(key)
         if triplet is None:
@@ -122,6 +125,9 @@ def triplets(path: str | Path) -> tuple[dict[str, Triplet], list[Repeated]]:
             triplet = found[key] = Triplet(key, member.offset - tar.BLOCK)
         if fault:
             triplet.fault = triplet.fault or fault
+            continue
+        if part is None:
+            triplet.dotted = triplet.dotted or name
             continue
         piece = Piece(member.offset, member.size)
         if part == "facts":
@@ -166,6 +172,8 @@ def said(triplet: Triplet, read: Callable[[Piece], bytes], fields: Fields, row: 
     status = facts.get("status", "success")
     if not fault and status != "success":
         fault = tar.shown(f"its status is {status}: {facts.get('error_message') or 'without a message'}")
+    if not fault and triplet.image is None and triplet.dotted:
+        fault = f"{tar.shown(triplet.dotted)} is no image of a key, which ends at the first dot"
     if not fault and triplet.image is None and triplet.facts is not None:
         fault = "no image in its sample"
     return Said(captions, identity, fault)
