@@ -30,7 +30,9 @@ from t2f_dist.config.numbers import Fraction, NonNegativeInt
 class Data(Section):
     """Which shards are read, and how a position in the stream becomes a sample."""
 
-    shards: str  # folder or URL that holds manifest.json
+    shards: str  # folder or URL that holds manifest.json; or tars to stream: a path or URL, with braces for several
+    vocabulary: str | None = None  # of tars that are streamed: the file of their words, a vocabulary.json
+    buffer_samples: PositiveInt = 1000  # of tars that are streamed: each loader process shuffles so many at a time
     split: Literal["train", "validation", "test"] = "train"
     shuffle_window_shards: PositiveInt = 16  # samples are shuffled within this many shards; shards over the epoch
     flip: bool = False  # mirror half of the images

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,6 +58,12 @@ class Wanted:
     identities: bool = False
     wishes: Wishes = NOTHING
 
+    @cached_property
+    def dropout(self) -> dict[str, float]:
+        """How often each modality is withheld; empty where none ever is."""
+        shares = {name: modality.dropout for name, modality in self.modalities.items()}
+        return shares if any(shares.values()) else {}
+
 
 class Request(NamedTuple):
     """What stands at a position: `turn` counts the samples of its lane, -1 where there is one lane: the position."""
@@ -90,6 +97,8 @@ class Samples(Dataset[Item]):
         FileNotFoundError, ValueError: the shards are missing, damaged, hold nothing in `split`, or lack a modality.
     """
 
+    note = ""  # what a run that resumes is told of its data
+
     remote = False  # whether shards are fetched into a cache
 
     def __init__(
@@ -104,6 +113,7 @@ class Samples(Dataset[Item]):
         cache: Cache | None = None,
     ):
         self.place = place
+        self.remedy = f"run `t2f-dist verify {place}`"  # where many samples are damaged
         # Of remote shards no more at a time than the cache is made for: this window and the next.
         max_open = min(MAX_OPEN, 2 * window_shards) if cache else MAX_OPEN
         self.shards = Shards(place, split, cache, max_open)
@@ -175,7 +185,7 @@ class Samples(Dataset[Item]):
         else:
             raise ValueError(
                 f"{MAX_SUBSTITUTES} damaged samples in a row at position {position}, the last in {damage[-1].shard}:"
-                f" {damage[-1].reason}; run `t2f-dist verify {self.place}`"
+                f" {damage[-1].reason}; {self.remedy}"
             )
         absent = self._withheld(position, condition) | {name for name in condition if not len(condition[name])}
         mismatched, other_image, other_identity = self._mismatched(
@@ -236,8 +246,8 @@ class Samples(Dataset[Item]):
 
     def _withheld(self, position: int, condition: Condition) -> set[str]:
         """Modalities that this position does without; never all of those that it has."""
-        shares = {name: modality.dropout for name, modality in self.wanted.modalities.items()}
-        if not any(shares.values()):
+        shares = self.wanted.dropout
+        if not shares:
             return set()
         draws = dict(zip(shares, draw(self.seed, Stream.MODALITY, position).random(len(shares)), strict=True))
         present = [name for name in shares if len(condition[name])]
@@ -271,16 +281,31 @@ class Samples(Dataset[Item]):
 
     def _nearest(
         self, position: int, window: Window, place: Place, choice: int, own: Condition
-    ) -> list[tuple[Place, int]]:
+    ) -> Iterator[tuple[Place, int]]:
         """Samples of other identities that have what the sample has, the nearest in words first; the caption each.
 
-        Where none of those drawn has it all, the first of another identity.
+        After the candidates, for where they are damaged, others; and at last those that do not have it all.
         """
+        lacking: list[tuple[Place, int]] = []
+        matching = self._matching(position, window, place, choice, own, lacking)
+        candidates = sorted(islice(matching, self.wanted.mismatch_candidates), key=lambda each: -each[0])
+        for _, other, other_choice in chain(candidates, matching):
+            yield other, other_choice
+        yield from lacking
+
+    def _matching(
+        self,
+        position: int,
+        window: Window,
+        place: Place,
+        choice: int,
+        own: Condition,
+        lacking: list[tuple[Place, int]],
+    ) -> Iterator[tuple[float, Place, int]]:
+        """Nearness, place and caption of samples that were drawn; those that lack something are put aside."""
         identity, num = self.shards.identity(place), self.wanted.mismatch_candidates
         has_voice = len(own.get("speech", ())) > 0
         own_caption = self._caption(place, choice)
-        found: list[tuple[float, Place, int]] = []
-        lacking: list[tuple[Place, int]] = []
         draws = draw(self.seed, Stream.MISMATCH, position).integers(2**32, size=(num + MAX_IDENTITY_TRIES, 2))
         num_places = len(window)
         for which, other_choice in draws.tolist():
@@ -298,11 +323,7 @@ class Samples(Dataset[Item]):
                     lacking.append((other, other_choice))
                     continue
                 nearness = similarity(own_caption, caption)
-            found.append((nearness, other, other_choice))
-            if len(found) == num:
-                break
-        found.sort(key=lambda each: -each[0])
-        return [(other, other_choice) for _, other, other_choice in found] or lacking
+            yield nearness, other, other_choice
 
     def _caption(self, place: Place, choice: int) -> Caption | None:
         """The caption of a sample that a number chooses; None where it has none, or is damaged."""
@@ -363,4 +384,6 @@ def _check_held(manifest: Manifest, folder: str | Path, modalities: Mapping[str,
 
 
 def _without(condition: Condition, absent: set[str]) -> Condition:
+    if not absent:
+        return condition
     return {name: values[:0] if name in absent else values for name, values in condition.items()}

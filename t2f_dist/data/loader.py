@@ -21,6 +21,7 @@ from t2f_dist.data.dataset import Request, Samples, Wanted
 from t2f_dist.data.noise import Wishes
 from t2f_dist.data.prefetch import Followed, Prefetch, check_room
 from t2f_dist.data.shards import default_cache
+from t2f_dist.data.stream import StreamedSamples, check, is_stream
 from t2f_dist.storage import url
 from t2f_dist.storage.cache import Cache
 
@@ -71,6 +72,10 @@ def open_samples(config: Config, split: str | None = None) -> Samples:
             augment=config.augment is not None,
         ),
     )
+    check(config)
+    if is_stream(data.shards):
+        resolution = config.stages[-1].resolution
+        return StreamedSamples(data.shards, config.seed, wanted, resolution, data.vocabulary, data.buffer_samples)
     own = split in (None, data.split)
     samples = Samples(
         data.shards,
@@ -114,6 +119,8 @@ def batches(
 
     Raises ValueError where samples cannot be read, as `Samples` does, also from a loader process.
     """
+    if isinstance(samples, StreamedSamples):
+        steps, num_workers = samples.begin(steps, rank, world_size, num_workers)
     positions = RankPositions(steps, rank, world_size, len(samples.lanes))
     prefetch = Prefetch(samples) if samples.remote else None
     loader = DataLoader(

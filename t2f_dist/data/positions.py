@@ -29,6 +29,7 @@ class Stream(IntEnum):
     DROPOUT = 11  # key of a sample's dropout masks
     AUGMENT = 12  # of what the discriminator sees
     LANES = 13  # which shards a lane owns
+    BUFFER = 14  # which sample leaves the buffer of a stream of tars
 
 
 class _OfThread(threading.local):

@@ -69,6 +69,8 @@ def _train(config: Config, ranks: Ranks, folder: RunFolder, agreement: Agreement
         log.say(f"{'resuming at' if images_seen else 'starting at'} {images_seen:,} images, in {folder.path}")
         for line in begun_with:
             log.say(line)
+        if images_seen and samples.note:
+            log.say(samples.note)
     meter = Meter(ranks)
     steps = growth.steps(images_seen)
     on_gpu = ranks.device.type == "cuda"

@@ -22,6 +22,8 @@ MAY_DIFFER = (
     "snapshot",
     "checkpoint",
     "data.shards",
+    "data.vocabulary",  # its words are a part of the fingerprint
+    "data.buffer_samples",
     "data.num_workers",
     "data.max_damaged_fraction",
     "warm_start",

@@ -1,5 +1,6 @@
 """The sample of another identity: whose it is, what it has, and what becomes of what it lacks."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +8,15 @@ import pytest
 
 from t2f_dist.config.condition import Lstm
 from t2f_dist.data.captions import Captions, similarity
+from t2f_dist.data.loader import open_samples
+from t2f_dist.shard import format as shard_format
 from t2f_dist.shard.format import identity_number
+from t2f_dist.shard.manifest import Manifest
 from t2f_dist.text.vocabulary import Vocabulary
 from tests.data import mixed
 from tests.data.items import ALL, BOTH, NUM, face_of, has, held, other_of, samples_of, texts
 from tests.data.mixed import Rare
+from tests.training.small import config
 
 
 def test_the_mismatched_sample_is_of_another_identity_and_has_what_the_own_has(mixed_shards: Path):
@@ -140,3 +145,18 @@ def test_one_identity_alone_cannot_be_mismatched(portrait_shards: Path):
         opened.identities = [7] * len(opened.identities)
     with pytest.raises(ValueError, match="no second identity within 2 shards of position 0"):
         samples[0, 4]
+
+
+def test_a_damaged_candidate_gives_way_to_another(portrait_shards: Path, tmp_path: Path):
+    """Of one candidate only, and the voice of every third sample damaged."""
+    shards = Path(shutil.copytree(portrait_shards, tmp_path / "shards"))
+    for shard in Manifest.load(shards).shards("train"):
+        index = shard_format.open_index(shards / shard.index, shard)
+        content = bytearray((shards / shard.name).read_bytes())
+        for record in index[::3]:
+            content[int(record["speech_offset"]) + 20] ^= 1
+        (shards / shard.name).write_bytes(content)
+    samples = open_samples(config("both", shards, Path("nowhere"), "data.mismatch_candidates=1"))
+    items = [samples[position, 8] for position in range(100)]
+    assert sum(bool(item.damage) for item in items) > 20
+    assert all(item.mismatched_identity != item.identity for item in items)
