@@ -81,7 +81,7 @@ class Disk:
         self.path.mkdir(parents=True, exist_ok=True)
 
 
-def opened(path: Path) -> BinaryIO:
+def opened(path: str | Path) -> BinaryIO:
     """A plain file, to be read. Raises OSError, also for a pipe, of which a writer would be waited for, or a device."""
     stream = io.BufferedReader(io.FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)))
     if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):

@@ -5,6 +5,7 @@ read it, counts as a URL, and only those of SCHEMES are let through: `pipe:`, of
 among them, nor are fsspec's chains (`zip::...`), which reach any file and any scheme.
 """
 
+import functools
 import os
 import re
 from pathlib import Path
@@ -32,6 +33,7 @@ def is_url(place: str | Path) -> bool:
     return scheme(place) != ""
 
 
+@functools.lru_cache(maxsize=1024)  # a folder is asked about for each of its files
 def check(place: str | Path) -> str:
     """A place as it may be used: a local path as it is, a URL of one of SCHEMES with that in small letters.
 
@@ -71,6 +73,7 @@ def check(place: str | Path) -> str:
     return url
 
 
+@functools.lru_cache(maxsize=1024)
 def local(place: str | Path) -> Path | None:
     """The path of a local place, also of a file:// URL; None of any other. Raises ValueError as `check`."""
     url = check(place)

@@ -62,9 +62,9 @@ class File:
         return None if root is None else root / self.name
 
     def read(self) -> bytes:
-        path = self.path
-        if path is not None:
-            return read_file(path, IMAGE_BYTES_MAX)
+        root = url.local(self.root)
+        if root is not None:
+            return read_file(f"{root}/{self.name}", IMAGE_BYTES_MAX)
         if self.size > IMAGE_BYTES_MAX:
             raise ValueError(f"{self.size} bytes; at most {IMAGE_BYTES_MAX} are read")
         content = Folder(self.root).read(self.name)
@@ -73,7 +73,7 @@ class File:
         return content
 
 
-def read_file(path: Path, bytes_max: int) -> bytes:
+def read_file(path: str | Path, bytes_max: int) -> bytes:
     """A plain file of at most so many bytes. Raises OSError, or ValueError for a pipe, a device or a larger one."""
     try:
         stream = opened(path)
@@ -85,7 +85,7 @@ def read_file(path: Path, bytes_max: int) -> bytes:
         size = os.fstat(stream.fileno()).st_size
         if size > bytes_max:
             raise ValueError(f"{size} bytes; at most {bytes_max} are read")
-        return stream.read(bytes_max)
+        return stream.read(size)  # not bytes_max, for which so much memory would be asked
 
 
 class Block(Protocol):
