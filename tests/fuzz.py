@@ -16,7 +16,8 @@ import sys
 import tempfile
 import traceback
 from collections import Counter, defaultdict
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from tests.shard.mutation import drawn
@@ -73,35 +74,39 @@ def run(num: int, first: int, only: str | None = None) -> tuple[dict[str, Counte
     table: dict[str, Counter[str]] = defaultdict(Counter)
     escapes: list[str] = []
     context = multiprocessing.get_context("spawn")
-    started = []
+    started: dict[Connection, BaseProcess] = {}
     for number in range(PROCESSES):
         ours, theirs = context.Pipe()
         process = context.Process(target=serve, args=(theirs, range(first + number, first + num, PROCESSES), only))
         process.start()
         theirs.close()
-        started.append((process, ours))
-    for process, connection in started:
-        last = ("", 0)
-        try:
-            while not escapes:
+        started[ours] = process
+    last = dict.fromkeys(started, ("", 0))
+    while started and not escapes:
+        for connection in wait(list(started)):
+            assert isinstance(connection, Connection)
+            try:
                 kind, name, value = connection.recv()
-                if kind == "try":
-                    last = (name, value)
-                elif kind == "outcome":
-                    table[name][value] += 1
-                else:
-                    escapes.append(f"{name}, seed {last[1]}: {value}\n{_again(*last)}")
-        except EOFError:
-            process.join()
-            if process.exitcode:
-                escapes.append(f"{last[0]}, seed {last[1]}: the process ended with {process.exitcode}\n{_again(*last)}")
-        process.kill()
+            except EOFError:
+                process = started.pop(connection)
+                process.join()
+                if process.exitcode:
+                    escapes.append(_told(*last[connection], f"the process ended with {process.exitcode}"))
+                continue
+            if kind == "try":
+                last[connection] = name, value
+            elif kind == "outcome":
+                table[name][value] += 1
+            else:
+                escapes.append(_told(*last[connection], value))
+    for process in started.values():
+        process.terminate()
         process.join()
     return table, escapes
 
 
-def _again(name: str, seed: int) -> str:
-    return f"again: python -m tests.fuzz --only {name!r} --repeat {seed}"
+def _told(name: str, seed: int, what: str) -> str:
+    return f"{name}, seed {seed}: {what}\nagain: python -m tests.fuzz --only {name!r} --repeat {seed}"
 
 
 def main() -> int:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
+from webdataset import utils as webdataset_switches
 from webdataset.pipeline import DataPipeline
 from webdataset.tariterators import base_plus_ext
 
@@ -23,6 +24,9 @@ from t2f_dist.shard.format import identity_number
 from t2f_dist.shard.tar import DamagedTar, Member, fault, scan_through
 from t2f_dist.storage import url
 from t2f_dist.storage.folder import Folder
+
+# No pipe: and no pickle, whatever else in this process uses webdataset.
+webdataset_switches.enforce_security = True  # pyright: ignore[reportAttributeAccessIssue]
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 VOICES = ("flac", "wav", "ogg", "mp3")

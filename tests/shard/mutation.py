@@ -21,7 +21,7 @@ VALUES: tuple[Any, ...] = (
     "/etc/passwd", "file:///etc/passwd", "pipe:touch /tmp/x", "http://127.0.0.1:1/x", "s3://", "a\nb", "\ud800",
     "x" * 5000, "0" * 64, [], {}, [[]], {"a": 1}, [None] * 100,
 )  # fmt: skip
-NESTED_DEPTH = 600
+NESTED_DEPTH = 120
 
 
 @dataclass(frozen=True)
