@@ -19,9 +19,9 @@ WRITERS = {  # system -> the script that writes its copy
 }
 
 
-def stored(resolution: int, count: int, samples_per_shard: int = 512) -> dict[str, Path]:
+def stored(resolution: int, count: int, samples_per_shard: int = 512, peers: bool = True) -> dict[str, Path]:
     """System -> folder. Peers hold the very JPEGs and captions of t2f-dist's shards, in the order of those."""
-    home = HOME / f"corpus-{resolution}px-{count}"
+    home = HOME / f"corpus-{resolution}px-{count}-{samples_per_shard}"
     made = home / "made"
     folders = {name: home / name for name in ("t2f-dist", *WRITERS)}
     if made.exists() and made.read_text() == _stamp():
@@ -34,7 +34,7 @@ def stored(resolution: int, count: int, samples_per_shard: int = 512) -> dict[st
     line += ["--validation", "0", "--test", "0", "--identity", "stem", "--out", str(folders["t2f-dist"])]
     line += ["--set", f"samples_per_shard={samples_per_shard}"]
     subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
-    for name, script in WRITERS.items():
+    for name, script in WRITERS.items() if peers else ():
         cores = sorted(environment.cores())
         environment.run(name, script, "write", str(folders["t2f-dist"]), str(folders[name]), cores=cores)
     shutil.rmtree(source)

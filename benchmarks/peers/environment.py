@@ -90,14 +90,14 @@ def run(name: str, script: str, *arguments: str, cores: Sequence[int], threads: 
 class Server:
     """A script that answers requests, a JSON line each, and stays until it is closed (`ready.serve`)."""
 
-    def __init__(self, name: str, script: str, *arguments: str, cores: Sequence[int]):
+    def __init__(self, name: str, script: str, *arguments: str, cores: Sequence[int], threads: int = 1):
         self.name = name
         line = ["taskset", "-c", ",".join(map(str, cores)), str(python(name)), str(SCRIPTS / script), *arguments]
         HOME.mkdir(parents=True, exist_ok=True)
         self._said = HOME / f"{Path(script).stem}.log"
         with open(self._said, "wb") as errors:
             self._process = subprocess.Popen(
-                line, env=surroundings(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+                line, env=surroundings(threads), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
             )
 
     def ask(self, **request: Any) -> dict[str, Any]:

@@ -83,7 +83,6 @@ def serve(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """Answer each line of standard input; what libraries print goes to standard error."""
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    torch.set_num_threads(1)
     for line in sys.stdin:
         replies.write(json.dumps(answer(json.loads(line))) + "\n")
         replies.flush()
