@@ -110,6 +110,7 @@ class Census:
     place: as it was named.
     quick: only the manifest and the indices were read: no words, source sizes or rejections.
     sizes: the sources' sizes were read; they stand in the tars, so not where those are remote.
+    tar_bytes: of all tars; of a tar of others, that several splits share, once.
     shared_identities: that are in more than one split.
     """
 
@@ -118,6 +119,7 @@ class Census:
     quick: bool
     sizes: bool
     splits: dict[str, SplitCensus]
+    tar_bytes: int
     shared_identities: int
     rejections: list[Rejection] | None
 
@@ -127,6 +129,7 @@ class Census:
         total = SplitCensus()
         for split in self.splits.values():
             total.merge(split)
+        total.bytes["tars"] = self.tar_bytes
         return total
 
     def to_dict(self) -> dict[str, Any]:
@@ -147,6 +150,7 @@ class Census:
             "duplicates": manifest.duplicates,
             "extensions": len(manifest.extensions),
             "totals": {kind: total.model_dump(mode="json") for kind, total in manifest.totals.items()},
+            "tar_bytes": self.tar_bytes,
             "identities_in_several_splits": self.shared_identities,
             "rejections": None if self.rejections is None else [vars(rejection) for rejection in self.rejections],
             "splits": {name: split.to_dict(self.quick, self.sizes) for name, split in self.splits.items()},
@@ -178,7 +182,8 @@ def take(place: str | Path, quick: bool = False, progress: bool = True) -> Censu
         sides = [split.identities for split in splits.values()]
         shared = sum(one.shared(other) for number, one in enumerate(sides) for other in sides[number + 1 :])
         rejections = None if quick else _rejections(shelf)
-    return Census(str(place), manifest, quick, sizes, splits, shared, rejections)
+    tar_bytes = sum({shard.name: shard.bytes for shard in listed}.values())
+    return Census(str(place), manifest, quick, sizes, splits, tar_bytes, shared, rejections)
 
 
 def _count(split: SplitCensus, shelf: Shelf, shard: Shard, quick: bool, sizes: bool) -> None:

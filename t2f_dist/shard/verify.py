@@ -56,24 +56,41 @@ def verify(place: str | Path, decode: bool = False, workers: int = 1, progress: 
     """
     with Shelf(place) as shelf:
         shards = [shard for split in SPLITS for shard in shelf.manifest.shards(split)]
-        total = sum(shard.bytes + shard.small_bytes for shard in shards)
+        groups = _by_tar(shards)
+        total = sum(_num_bytes(shards, group) for group in groups)
         with tqdm(total=total, unit="B", unit_scale=True, desc="verify", disable=not progress) as bar:
             damage: list[list[Damage]] = [[] for _ in shards]
-            for number, found in _each(shelf, shards, decode, min(workers, len(shards))):
-                damage[number] = found
-                bar.update(shards[number].bytes + shards[number].small_bytes)
+            for group, found in _each(shelf, shards, groups, decode, min(workers, len(groups))):
+                for number, each in zip(group, found, strict=True):
+                    damage[number] = each
+                bar.update(_num_bytes(shards, group))
         return [found for each in damage for found in each] + _others(shelf, shards)
 
 
-def _each(shelf: Shelf, shards: list[Shard], decode: bool, workers: int) -> Iterator[tuple[int, list[Damage]]]:
-    """The number of each shard, and what is damaged in it, as they are done."""
+def _by_tar(shards: list[Shard]) -> list[list[int]]:
+    """The numbers of shards that share a tar, as splits of a tar of others do: it is read once."""
+    groups: dict[str, list[int]] = {}
+    for number, shard in enumerate(shards):
+        groups.setdefault(shard.name, []).append(number)
+    return list(groups.values())
+
+
+def _num_bytes(shards: list[Shard], group: list[int]) -> int:
+    return shards[group[0]].bytes + sum(shards[number].small_bytes for number in group)
+
+
+def _each(
+    shelf: Shelf, shards: list[Shard], groups: list[list[int]], decode: bool, workers: int
+) -> Iterator[tuple[list[int], list[list[Damage]]]]:
+    """The shards of each tar, and what is damaged in each of them, as they are done."""
+    tasks = [[shards[number] for number in group] for group in groups]
     if workers <= 1:
-        yield from ((number, _verify_shard(shelf, shard, decode)) for number, shard in enumerate(shards))
+        yield from ((group, _verify_tar(shelf, task, decode)) for group, task in zip(groups, tasks, strict=True))
         return
     # spawn, not fork: the same on every platform, and safe whatever threads the caller has
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _start_worker, (shelf.place,)) as pool:
-        pending = {pool.submit(_verify_in_worker, shard, decode): number for number, shard in enumerate(shards)}
+        pending = {pool.submit(_verify_in_worker, task, decode): group for group, task in zip(groups, tasks)}
         try:
             while pending:
                 done, _ = wait(pending, return_when=FIRST_COMPLETED)
@@ -103,29 +120,40 @@ def _start_worker(place: str | Path) -> None:
     _shelf = Shelf(place)
 
 
-def _verify_in_worker(shard: Shard, decode: bool) -> list[Damage]:
+def _verify_in_worker(shards: list[Shard], decode: bool) -> list[list[Damage]]:
     assert _shelf is not None
-    return _verify_shard(_shelf, shard, decode)
+    return _verify_tar(_shelf, shards, decode)
 
 
-def _verify_shard(shelf: Shelf, shard: Shard, decode: bool) -> list[Damage]:
+def _verify_tar(shelf: Shelf, shards: list[Shard], decode: bool) -> list[list[Damage]]:
+    """Of each shard that has its samples in one tar, what is damaged; of the tar itself, with the first of them."""
+    first = shards[0]
+    name = url.shown(first.name)
+    try:
+        with shelf.whole_tar(first) as tar:
+            damage = [_verify_shard(shelf, shard, tar, decode) for shard in shards]
+            if _sha256(tar) != first.sha256 and not any(found.file == name for each in damage for found in each):
+                what = "its checksum does not match, though that of every sample does"
+                damage[0].append(Damage(name, what))
+    except (OSError, ValueError) as error:
+        damage = [_verify_shard(shelf, shard, None, decode) for shard in shards]
+        damage[0].append(Damage(name, _reason(error)))
+    return [each[:DAMAGE_MAX] for each in damage]
+
+
+def _verify_shard(shelf: Shelf, shard: Shard, tar: int | None, decode: bool) -> list[Damage]:
+    """Index, small file and, where there is a tar, the samples in it."""
     try:
         with shelf.index(shard) as index:
             records = np.array(index)
     except (OSError, ValueError) as error:
         return [Damage(shard.index, _reason(error))]
-    damage = []
     try:
         with shelf.small(shard) as small:
-            damage += _verify_small(small, shard, records)
-            try:
-                with shelf.whole_tar(shard) as tar:
-                    damage += _verify_tar(tar, small, shelf, shard, records, decode)
-            except (OSError, ValueError) as error:
-                damage.append(Damage(url.shown(shard.name), _reason(error)))
+            damage = _verify_small(small, shard, records)
+            return damage + (_verify_samples(tar, small, shelf, shard, records, decode) if tar is not None else [])
     except (OSError, ValueError) as error:
-        damage.append(Damage(shard.small, _reason(error)))
-    return damage[:DAMAGE_MAX]
+        return [Damage(shard.small, _reason(error))]
 
 
 def _verify_small(small: int, shard: Shard, records: np.ndarray) -> list[Damage]:
@@ -145,7 +173,9 @@ def _levels(small: int, record: np.void) -> bytes:
     return shard_format.member(small, record, "lod")
 
 
-def _verify_tar(tar: int, small: int, shelf: Shelf, shard: Shard, records: np.ndarray, decode: bool) -> list[Damage]:
+def _verify_samples(
+    tar: int, small: int, shelf: Shelf, shard: Shard, records: np.ndarray, decode: bool
+) -> list[Damage]:
     damage = []
     for record in records:
         for name in shard_format.TAR_MEMBERS:
@@ -160,9 +190,6 @@ def _verify_tar(tar: int, small: int, shelf: Shelf, shard: Shard, records: np.nd
                 reason = str(error)
             if reason:
                 damage.append(Damage(url.shown(shard.name), reason, shard_format.sample_key(tar, record)))
-    if _sha256(tar) != shard.sha256 and not damage:
-        what = "its checksum does not match, though that of every sample does"
-        damage.append(Damage(url.shown(shard.name), what))
     return damage
 
 
