@@ -203,6 +203,7 @@ def test_samples_of_another_shape_are_refused(corpus: Corpus, tmp_path: Path, ch
     assert files(out) == before
 
 
+@pytest.mark.slow
 def test_embeddings_of_the_same_model_only(tmp_path: Path):
     corpus = Corpus(tmp_path / "corpus", people=8)
     out = tmp_path / "out"
@@ -223,7 +224,8 @@ def test_there_must_be_something_to_extend(corpus: Corpus, tmp_path: Path):
         make(corpus.recipe(tmp_path / "out"), EXTEND)
 
 
-def test_killed_at_every_step_the_old_shards_stay_readable(tmp_path: Path):
+@pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.slow)])
+def test_killed_at_every_step_the_old_shards_stay_readable(tmp_path: Path, step: int):
     corpus = Corpus(tmp_path / "corpus", people=6)
     recipe = corpus.recipe(tmp_path / "out")
     build(recipe, workers=1, progress=False)
@@ -233,7 +235,7 @@ def test_killed_at_every_step_the_old_shards_stay_readable(tmp_path: Path):
     shutil.copytree(tmp_path / "out", tmp_path / "whole")
     make(corpus.recipe(tmp_path / "whole"), EXTEND)
     steps = 0
-    for steps in every_crash(lambda: make(recipe, EXTEND), step=3):
+    for steps in every_crash(lambda: make(recipe, EXTEND), step=step):
         whole(tmp_path / "out")
         samples = stored(tmp_path / "out")
         assert {name: samples[name] for name in old} == old
