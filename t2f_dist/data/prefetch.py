@@ -19,6 +19,7 @@ from torch.utils.data import Sampler
 from t2f_dist.data.dataset import Request, Samples
 from t2f_dist.data.order import Order
 from t2f_dist.storage.cache import Remote
+from t2f_dist.storage.space import Pins
 
 LOOK_SECONDS = 0.5  # between looks whether space was freed, or another process is done
 CLOSE_SECONDS = 5.0
@@ -56,7 +57,7 @@ class Prefetch:
         self._batches.append((requests[0].resolution, stretches))
         self._follow()
         if self._thread is None:  # not before: loader processes are forked by now
-            self._thread = threading.Thread(target=self._fetch, name="prefetch", daemon=True)
+            self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
             self._thread.start()
 
     def consumed(self) -> None:
@@ -94,38 +95,43 @@ class Prefetch:
     def _shards(self, lane: int, turn: int) -> list[int]:
         return self.samples.lanes[lane].shards_from(turn, 1)[0]
 
-    def _fetch(self) -> None:
+    def _run(self) -> None:
         """The life of the thread."""
-        cache = self.samples.shards.cache
-        pins = cache.pins()
+        try:
+            pins = self.samples.shards.cache.pins()
+            try:
+                self._fetch(pins)
+            finally:
+                pins.close()
+        except OSError:
+            return  # of the cache's own disk: the loader processes meet it too, and raise
+
+    def _fetch(self, pins: Pins) -> None:
         failed: set[str] = set()
         turn = 0
-        try:
-            while not self._closed:
-                with self._changed:
-                    plan, before, turn = self._plan, turn, self._turn
-                if before != turn:
-                    failed.clear()
-                    pins.set(remote.key for remote in plan)
-                again = False
-                for remote in plan:
-                    if self._closed or self._turn != turn:
-                        break
-                    if remote.key in failed:
-                        continue
-                    try:
-                        outcome = cache.prefetch(*remote, going=lambda: not self._closed)
-                    except (ValueError, OSError):
-                        failed.add(remote.key)
-                        continue
-                    again = again or outcome != "here"
-                    if outcome == "full":
-                        break
-                with self._changed:
-                    if not self._closed and self._turn == turn:
-                        self._changed.wait(LOOK_SECONDS if again else None)
-        finally:
-            pins.close()
+        while not self._closed:
+            with self._changed:
+                plan, before, turn = self._plan, turn, self._turn
+            if before != turn:
+                failed.clear()
+                pins.set(remote.key for remote in plan)
+            again = False
+            for remote in plan:
+                if self._closed or self._turn != turn:
+                    break
+                if remote.key in failed:
+                    continue
+                try:
+                    outcome = self.samples.shards.cache.prefetch(*remote, going=lambda: not self._closed)
+                except (ValueError, OSError):
+                    failed.add(remote.key)
+                    continue
+                again = again or outcome != "here"
+                if outcome == "full":
+                    break
+            with self._changed:
+                if not self._closed and self._turn == turn:
+                    self._changed.wait(LOOK_SECONDS if again else None)
 
 
 class Followed(Sampler[list[Request]]):

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +16,8 @@ from t2f_dist.data.loader import batches, open_samples
 from t2f_dist.training.growth import Growth
 from tests import s3
 from tests.data.rank import digest
-from tests.data.test_loader import joined, settings
-from tests.data.test_remote import fetched, remote
+from tests.data.test_loader import BATCH, joined, settings
+from tests.data.test_remote import fetched, needed_bytes, remote
 from tests.web import served
 
 pytestmark = pytest.mark.slow
@@ -55,9 +56,9 @@ def said(process: Rank) -> list[str]:
     return out.split()
 
 
-def expected(config: Config, rank: int) -> list[str]:
+def expected(config: Config, rank: int, num_steps: int = STEPS) -> list[str]:
     stream = batches(open_samples(config), Growth(config.stages).steps(0), rank, 2, 0)
-    return [digest(joined((batch,))) for _, batch in zip(range(STEPS), stream)]
+    return [digest(joined((batch,))) for _, batch in zip(range(num_steps), stream)]
 
 
 def test_ranks_that_share_a_cache_fetch_each_file_once(mixed_shards: Path, tmp_path: Path):
@@ -95,6 +96,26 @@ def test_a_killed_rank_goes_on_with_what_was_fetched(mixed_shards: Path, tmp_pat
     assert set(counts.values()) <= {1, 2}
     assert sum(counts.values()) <= 4 * 3 + 2  # again what was under way: of the rank, and of its loader process
     assert not [path for path in tmp_path.iterdir() if path.suffix in (".part", ".fetch")]
+
+
+def test_a_cache_of_two_windows_is_enough_for_ranks_with_loader_processes(portrait_shards: Path, tmp_path: Path):
+    num_steps = 60
+    longer = ("data.shuffle_window_shards=1", "stages.1.stable_images=480", "data.num_workers=1")
+    local = settings("both", portrait_shards, *longer)
+    with served() as web, node() as start:
+        here = remote(local, web.put_folder(portrait_shards), tmp_path)
+        barely = remote(here, here.data.shards, tmp_path, f"data.cache_bytes={needed_bytes(here)}")
+        ranks = [start(barely, rank, num_steps=num_steps) for rank in range(2)]
+        assert [said(rank) for rank in ranks] == [expected(local, rank, num_steps) for rank in range(2)]
+    shards, order = open_samples(local).shards, open_samples(local).order
+    num_windows = 1
+    while sum(shards.listed[n].num_samples for (n,) in order.shards_from(0, num_windows)) < num_steps * BATCH:
+        num_windows += 1
+    visits = Counter(number for (number,) in order.shards_from(0, num_windows + 2))
+    tars = Counter({number: fetched(web)[shard.name] for number, shard in enumerate(shards.listed)})
+    assert barely.data.cache_bytes < sum(shard.bytes for shard in shards.listed) * 3 / 4
+    assert sum(tars.values()) > len(shards.listed)
+    assert tars <= visits + visits  # no step keeps these ranks together: each may fetch a shard for itself
 
 
 def test_from_s3_it_is_the_same_stream(mixed_shards: Path, bucket: str, tmp_path: Path):
