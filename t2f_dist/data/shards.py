@@ -234,7 +234,10 @@ class Shards:
     def identity_name(self, place: Place, meta: bytes) -> str:
         """Whose sample it is, as the corpus writes it, from its `meta` member; of a foreign tar the sample's key."""
         if self.recipe is None:
-            return str(json.loads(meta)["identity"])
+            try:
+                return str(json.loads(meta)["identity"])
+            except (ValueError, KeyError, TypeError, RecursionError):
+                raise DamagedSample("meta: no object with an identity") from None
         return self.key(place)
 
     def identities(self) -> np.ndarray:

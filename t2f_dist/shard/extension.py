@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -138,8 +137,10 @@ def _counted(folder: Folder, manifest: Manifest) -> Counter[str]:
     """The words of train's captions."""
     counts: Counter[str] = Counter()
     for shard in manifest.shards("train"):
-        index = np.load(io.BytesIO(folder.read(shard.index)), allow_pickle=False)
+        index = shard_format.parse_index(folder.read(shard.index), shard)
         small = folder.read(shard.small)
+        if digest(small) != shard.small_sha256:
+            raise ValueError(f"{shard.small} is damaged (its checksum does not match); build the shards again")
         for content in _captions(index, small):
             for caption in shard_format.captions(content):
                 counts.update(words(caption))

@@ -116,6 +116,20 @@ def open_index(path: str | Path, shard: Shard) -> np.ndarray:
     return index
 
 
+def parse_index(content: bytes, shard: Shard) -> np.ndarray:
+    """As `open_index`, of the bytes of the file. Raises ValueError."""
+    header = index_header(shard.num_samples)
+    if hashlib.sha256(content).hexdigest() != shard.index_sha256 or not content.startswith(header):
+        raise ValueError(f"{shard.index} is damaged (its checksum does not match); build the shards again")
+    if len(content) != len(header) + shard.num_samples * INDEX_DTYPE.itemsize:
+        raise ValueError(f"{shard.index} is not an index of {shard.num_samples} samples of this format version")
+    index = np.frombuffer(content, INDEX_DTYPE, offset=len(header))
+    reason = misplaced(index, shard)
+    if reason:
+        raise ValueError(f"{shard.index}: {reason}; build the shards again")
+    return index
+
+
 def misplaced(index: np.ndarray, shard: Shard) -> str:
     """Why the records of an index cannot be read from its shard; empty if they can."""
     sizes = dict.fromkeys(TAR_MEMBERS, shard.bytes) | {"lod": shard.small_bytes}

@@ -7,9 +7,11 @@ LREC 2018. Images are named by their LFW path; the photographs themselves may ha
 import json
 from pathlib import Path
 
-from t2f_dist.shard.sources import Mention, Source
+from t2f_dist.shard.sources import Mention, Source, read_file
 from t2f_dist.storage import url
 from t2f_dist.storage.stage import staged
+
+BYTES_MAX = 1 << 28
 
 
 def read(place: str | Path) -> Source:
@@ -22,8 +24,8 @@ def read(place: str | Path) -> Source:
     folder, name = url.split(place)
     shown = url.shown(place)
     try:
-        content = json.loads(staged(place).read_text(encoding="utf-8-sig"))
-    except ValueError as error:
+        content = json.loads(read_file(staged(place), BYTES_MAX).decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{shown}: not JSON in UTF-8: {error}") from None
     if not isinstance(content, list):
         raise ValueError(

@@ -10,6 +10,7 @@ from t2f_dist.shard.sources import Mention, Source
 from t2f_dist.storage import url
 from t2f_dist.storage.stage import staged
 
+LINE_LENGTH_MAX = 1 << 24  # of a JSONL
 CAPTION_COLUMNS = ("caption", "captions", "description", "text")
 AUDIO_COLUMNS = ("audio", "speech", "voice", "path")
 
@@ -68,12 +69,14 @@ def _csv(path: Path, shown: str) -> Iterator[tuple[int, dict[str, Any]]]:
 def _jsonl(path: Path, shown: str) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         with open(path, encoding="utf-8-sig") as stream:
-            for number, line in enumerate(stream, start=1):
+            for number, line in enumerate(iter(lambda: stream.readline(LINE_LENGTH_MAX + 1), ""), start=1):
+                if len(line) > LINE_LENGTH_MAX:
+                    raise ValueError(f"{shown}: line {number} has more than {LINE_LENGTH_MAX} letters")
                 if not line.strip():
                     continue
                 try:
                     row = json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise ValueError(f"{shown}: line {number} is not JSON: {error}") from None
                 if not isinstance(row, dict):
                     raise ValueError(f"{shown}: line {number} is not a JSON object: {line.strip()[:80]}")
