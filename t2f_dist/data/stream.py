@@ -115,7 +115,7 @@ class StreamedSamples(Samples):
     ):
         # Not that of `Samples`, which opens a manifest; its methods find the same attributes.
         self.place = url.shown(pattern)
-        self.remedy = f"t2f-dist index {self.place} looks at all of them"
+        self.remedy = f"look at all of them with `t2f-dist index {self.place}`"  # where many samples are damaged
         self.tars = [url.check(place) for place in url.expand(pattern)]
         self.seed = seed
         self.wanted = wanted

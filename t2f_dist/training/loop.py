@@ -97,7 +97,7 @@ def _train(config: Config, ranks: Ranks, folder: RunFolder, agreement: Agreement
             last = images_seen >= growth.total_images
             if due(config.log.every_images, before, size) or last:
                 report = meter.report()  # all ranks: one reduction
-                _check(report, images_seen, images_seen - first_images, config)
+                _check(report, images_seen, images_seen - first_images, config, samples.remedy)
                 if log and held_out:
                     log.write(images_seen, phase, report, held_out.scores(gan, phase))
                     status.write(folder.path, "running", "training", images_seen=images_seen)
@@ -142,8 +142,11 @@ def _say_stopped(folder: RunFolder, log: Log | None, reason: str, images_seen: i
         log.say(f"{reason}: saved at {images_seen:,} images; the same command goes on from here")
 
 
-def _check(report: Report, images_seen: int, images_read: int, config: Config) -> None:
-    """Raise where it makes no sense to go on; all ranks have the same report, so all raise."""
+def _check(report: Report, images_seen: int, images_read: int, config: Config, remedy: str) -> None:
+    """Raise where it makes no sense to go on; all ranks have the same report, so all raise.
+
+    remedy: what to do where many samples are damaged.
+    """
     for name, value in report.means.items():
         if not math.isfinite(value):
             raise ValueError(
@@ -157,7 +160,7 @@ def _check(report: Report, images_seen: int, images_read: int, config: Config) -
         raise ValueError(
             f"{report.num_damaged} of {images_read:,} samples read were damaged and replaced, more than"
             f" data.max_damaged_fraction {config.data.max_damaged_fraction} allows: see damaged-*.jsonl in the run's"
-            f" folder, and run t2f-dist verify {config.data.shards}"
+            f" folder, and {remedy}"
         )
 
 

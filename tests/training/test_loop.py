@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from t2f_dist.shard import format as shard_format
+from t2f_dist.shard import levels
 from t2f_dist.shard.manifest import Manifest
 from t2f_dist.training import status
 from t2f_dist.training.loop import train
@@ -17,16 +18,15 @@ from tests.training.small import config
 
 
 def _damage(shards: Path, share: int) -> None:
-    """Flip a byte in the image of every `share`-th training sample."""
+    """Flip a byte in the pictures of 4 and of 8 pixels of every `share`-th training sample."""
     manifest = Manifest.load(shards)
     for shard in manifest.shards("train"):
-        index = shard_format.open_index(shards, shard)
-        with open(shards / shard.name, "r+b") as tar:
-            for record in index[::share]:
-                tar.seek(int(record["image_offset"]) + 30)
-                byte = tar.read(1)[0]
-                tar.seek(-1, 1)
-                tar.write(bytes([byte ^ 1]))
+        index = shard_format.open_index(shards / shard.index, shard)
+        content = bytearray((shards / shard.small).read_bytes())
+        for record in index[::share]:
+            for end in (levels.ENDS[4], levels.ENDS[8]):
+                content[int(record["lod_offset"]) + end - 1] ^= 1
+        (shards / shard.small).write_bytes(content)
 
 
 def test_a_run_leaves_what_it_says(portrait_shards, tmp_path):

@@ -74,3 +74,12 @@ def test_two_ranks_with_unequal_tars_reach_the_end(pair: Pair, tars: Path, tmp_p
 def test_the_plan_knows_the_words(tars: Path, tmp_path: Path):
     words = len(json.loads((tars / "vocabulary.json").read_text())["words"]) + 2
     assert f"encoders counted for {words:,} words" in describe(settings("house", tars, tmp_path), 2)
+
+
+def test_too_much_damage_ends_the_run_and_says_what_looks_at_it(tars: Path, tmp_path: Path):
+    for path in tars.glob("*.tar"):
+        content = path.read_bytes()
+        (tmp_path / path.name).write_bytes(content.replace(b"\xff\xd8\xff\xe0", b"?" * 4, 5))  # of JPEGs
+    place = f"data.shards={tmp_path}/{{00000..00003}}.tar"
+    with pytest.raises(ValueError, match=r"damaged and replaced.*look at all of them with `t2f-dist index .*`"):
+        train(settings("house", tars, tmp_path / "run", place), Ranks(60))
