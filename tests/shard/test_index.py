@@ -18,14 +18,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 from pyarrow import parquet
 
+from t2f_dist.cli import main
 from t2f_dist.config.index import IndexRecipe
+from t2f_dist.config.recipe import ShardRecipe
 from t2f_dist.shard import format as shard_format
 from t2f_dist.shard import index as shard_index
 from t2f_dist.shard import levels
+from t2f_dist.shard.build import build
 from t2f_dist.shard.manifest import MANIFEST, REJECTED, SPLITS, Manifest, locate
+from t2f_dist.storage.folder import Folder
 from t2f_dist.text.vocabulary import Vocabulary
 from tests.shard.img2dataset import corpus, facts, link, sample, write
 from tests.shard.raw import encoded
@@ -340,3 +345,40 @@ def test_tars_of_any_format(tmp_path: Path):
                 header.mtime = 1.5 if form == tarfile.PAX_FORMAT else 0
                 tar.addfile(header, io.BytesIO(content))
     assert indexed(tmp_path, tmp_path / "out").manifest.totals["images"].stored == 3
+
+
+def test_the_command(tars: Path, tmp_path: Path):
+    arguments = ["index", str(tars), "--out", str(tmp_path / "out"), "--resolution", "16", "--workers", "1"]
+    done = CliRunner().invoke(main, [*arguments, "--set", "image.fit=pad"])
+    assert done.exit_code == 0, done.output
+    assert "images: 36 found = 36 stored + 0 rejected + 0 unmatched" in done.output
+    assert "in 3 tars; train with --set data.shards=" in done.output
+    assert Manifest.load(tmp_path / "out").image.fit == "pad"
+    for faulty, message in (
+        (arguments, "holds a finished index; --overwrite replaces it"),
+        (["index", "--out", "x"], "tars"),
+        ([*arguments, "--set", "image.resoluton=3"], "resolution"),
+        (["index", "pipe:ls", "--out", "x"], "'pipe' is not allowed"),
+        (["index", str(tars), "--out", "s3://bucket/x"], "written to a local folder"),
+    ):
+        done = CliRunner().invoke(main, faulty)
+        assert done.exit_code == 1 and message in done.output and done.output.count("\n") == 1, done.output
+
+
+@pytest.mark.slow
+def test_tars_in_a_bucket(bucket: str, tars: Path, tmp_path: Path):
+    """Listed by a pattern, read once each, and nothing of them is kept here."""
+    for path in tars.glob("*.tar"):
+        Folder(bucket).store(path, f"cc3m/{path.name}")
+    found = indexed(f"{bucket}/cc3m/*.tar", tmp_path / "out", workers=2).manifest
+    local = indexed(tars, tmp_path / "local").manifest
+    for split in SPLITS:  # the split is the same there and here, and so are the samples
+        assert [(shard.sha256, shard.index_sha256, shard.small_sha256) for shard in found.shards(split)] == [
+            (shard.sha256, shard.index_sha256, shard.small_sha256) for shard in local.shards(split)
+        ]
+    assert found.shards("train")[0].name == f"{bucket}/cc3m/00000.tar"
+    assert not list((tmp_path / "out").glob("*.tar"))
+    recipe = {"layout": "webdataset", "image": {"resolution": 16}, "split": {"validation": 0, "test": 0}}
+    there = build(ShardRecipe(faces=f"{bucket}/cc3m", out=str(tmp_path / "1"), **recipe), 1, progress=False)
+    here = build(ShardRecipe(faces=str(tars), out=str(tmp_path / "2"), **recipe), 1, progress=False)
+    assert there.splits == here.splits  # the images by reads of their part of the tar
