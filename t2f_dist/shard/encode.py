@@ -18,6 +18,7 @@ from t2f_dist.shard.picture import Rejected, opened, rgb, square
 from t2f_dist.shard.sources import File, Ref
 
 _PNG_RGB8 = b"\x08\x02"  # in its header: 8 bits a channel, colours without a palette or transparency
+MARKS_MAX = 30  # as in Unicode's stream-safe text format
 KERNEL_ELEMENTS_MAX = 20_000_000
 
 
@@ -140,9 +141,22 @@ def _resampler(rate: int, target: int):
     return torchaudio.transforms.Resample(rate, target)
 
 
+def _with_few_marks(text: str) -> str:
+    """Marks in a row are put in order by time that grows with the square of their number: minutes for a megabyte."""
+    kept, run = [], 0
+    for character in text:
+        run = run + 1 if unicodedata.combining(character) else 0
+        if run <= MARKS_MAX:
+            kept.append(character)
+    return "".join(kept)
+
+
 def clean_caption(text: str) -> str:
-    """Unicode NFC, white space and line breaks as single spaces, nothing that does not print; may be empty."""
-    text = unicodedata.normalize("NFC", text)
+    """Unicode NFC, white space and line breaks as single spaces, nothing that does not print; may be empty.
+
+    Of more than MARKS_MAX combining marks in a row the rest is dropped.
+    """
+    text = unicodedata.normalize("NFC", text if text.isascii() else _with_few_marks(text))
     if not text.isprintable():
         text = "".join(
             " " if character.isspace() else "" if unicodedata.category(character).startswith("C") else character

@@ -40,6 +40,8 @@ from t2f_dist.text.words import words
 
 FOLDER = ".index"  # of the records of an unfinished index
 CAPTION_BYTES_MAX = 1 << 16
+WORDS_MAX = 2_000_000  # that a tar adds to the vocabulary
+WORD_LENGTH_MAX = 1000
 CAPTIONS_MAX = 1000  # of one image
 SHOWN_MAX = 1000  # letters of a refused caption
 UNNAMED = "no caption names it"
@@ -106,7 +108,10 @@ class ForeignTar:
             found = Record.model_validate_json(self.record_path(out).read_bytes())
         except (OSError, ValidationError):
             return None
-        same = found.build == build and found.place == shard_place(self.tar) and found.stamp == stamp(self.tar)
+        try:
+            same = found.build == build and found.place == shard_place(self.tar) and found.stamp == stamp(self.tar)
+        except OSError:  # of the tar; told where it is read
+            return None
         return found if same and self.rejected_path(out).is_file() and found.stands(out) else None
 
 
@@ -199,7 +204,7 @@ class _Indexing:
                     sides[split].records.append(record)
                     self.record.stored.update(images=1, captions=len(captions))
                     if split == "train":
-                        self.record.counts.update(word for caption in captions for word in words(caption))
+                        self._count_words(captions)
             stream.seek(0)
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
             size = stream.tell()
@@ -257,6 +262,12 @@ class _Indexing:
         record["num_captions"] = len(captions)
         self._found(1, len(captions))
         return split_of(identity, self.recipe.split), record, small_levels, captions
+
+    def _count_words(self, captions: list[str]) -> None:
+        counts = self.record.counts
+        for word in (word for caption in captions for word in words(caption)):
+            if len(word) <= WORD_LENGTH_MAX and (word in counts or len(counts) < WORDS_MAX):
+                counts[word] += 1
 
     def _levels(self, content: bytes, size: int) -> bytes:
         if len(content) != size:

@@ -10,6 +10,7 @@ Nothing is unpacked, no payload is read, and memory does not grow with the tar.
 
 import os
 import re
+import stat
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -98,9 +99,12 @@ def scan(path: str | Path) -> Iterator[Member]:
         OSError: it cannot be read.
         DamagedTar: see there; raised where the damage is met, after the members before it.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would be waited for
     try:
-        size = os.fstat(descriptor).st_size
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise DamagedTar(0, "not a plain file")
+        size = status.st_size
         yield from scan_through(lambda length, start: os.pread(descriptor, length, start), size)
     except DamagedTar as error:
         raise DamagedTar(error.position, error.reason, os.path.basename(path)) from None

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ from t2f_dist.data.shards import Shards
 from t2f_dist.shard import format as shard_format
 from t2f_dist.shard import index as shard_index
 from t2f_dist.shard.build import build
+from t2f_dist.shard.encode import clean_caption
 from t2f_dist.shard.manifest import MANIFEST, Manifest, digest
+from t2f_dist.shard.sources import face2text, table
 from t2f_dist.shard.sources.webdataset import tars
 from t2f_dist.shard.tar import scan
 from t2f_dist.shard.triplet import triplets
@@ -268,3 +271,40 @@ def test_patterns_of_any_kind(text: str):
     with pytest.raises((ValueError, OSError)) as error:
         tars(f"/nonexistent/{text}")
     assert "\n" not in str(error.value)
+
+
+def test_marks_without_end():
+    """Half a million of them would take minutes to be put in order."""
+    started = time.monotonic()
+    assert len(clean_caption("a" + "\u0301\u0323" * 250_000 + " face")) < 40
+    assert time.monotonic() - started < 10
+    assert clean_caption("cafe\u0301 a\u0323\u0302") == "café ậ"
+
+
+def test_tars_that_are_none(tmp_path: Path):
+    """A pipe that nobody writes to, a device, a link to nothing: each is told, and the tar beside them is read."""
+    root = write(tmp_path / "cc3m" / "00000.tar", sample("000000000")).parent
+    os.mkfifo(root / "00001.tar")
+    (root / "00002.tar").symlink_to("/dev/zero")
+    recipe = IndexRecipe(
+        tars=(str(root),),
+        out=str(tmp_path / "out"),
+        image={"resolution": 16},  # pyright: ignore[reportArgumentType]
+        split={"validation": 0, "test": 0},  # pyright: ignore[reportArgumentType]
+    )
+    found = shard_index.index(recipe, 1, progress=False)
+    assert [line.rpartition(": ")[2] for line in found.damaged] == ["not a plain file"] * 2
+    (root / "00003.tar").symlink_to("nowhere")
+    with pytest.raises(OSError, match="1 of 4 tars could not be read, such as 00003-"):
+        shard_index.index(recipe, 1, overwrite=True, progress=False)
+
+
+def test_a_deep_line_and_a_long_one(tmp_path: Path):
+    path = tmp_path / "captions.jsonl"
+    for line, message in (("[" * 100_000, "line 1 is not JSON"), ("x" * (1 << 25), "line 1 has more than")):
+        path.write_text(line)
+        with pytest.raises(ValueError, match=message):
+            list(table.read(path, "image", None, table.CAPTION_COLUMNS, "identity").mentions)
+    path.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="not JSON"):
+        face2text.read(path)
