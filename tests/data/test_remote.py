@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from t2f_dist.config.load import override, resolve
 from t2f_dist.config.schema import Config
 from t2f_dist.data.loader import batches, open_samples
 from t2f_dist.training.growth import Growth
+from tests.data import mixed
 from tests.data.test_loader import BATCH, assert_equal, settings, stream
 from tests.web import Web, served
 
@@ -140,3 +142,45 @@ def test_a_stream_that_starts_late_fetches_nothing_that_it_does_not_read(mixed_s
     assert set(fetched(web)) <= {
         f"train-{number:06d}.{suffix}" for (number,) in windows for suffix in ("tar", "index.npy", "small")
     }
+
+
+def test_tars_are_fetched_from_the_stage_on_that_reads_them(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(mixed, "SIDE", 64)
+    local = settings("house", mixed.write(tmp_path / "shards"))
+    here = remote(local, web.put_folder(tmp_path / "shards"), tmp_path / "cache")
+    steps = [(8 * number, 8, 32 if number < 3 else 64) for number in range(6)]
+    running = batches(open_samples(here), steps, 0, 1, 0)
+    for number, same in enumerate(batches(open_samples(local), steps, 0, 1, 0)):
+        assert torch.equal(next(running).images, same.images)
+        assert any(name.endswith(".tar") for name in fetched(web)) == (number >= 3)
+    running.close()
+
+
+def test_a_node_fetches_its_lanes_alone(mixed_shards: Path, web: Web, tmp_path: Path):
+    local = settings("both", mixed_shards, "data.shuffle_window_shards=1", "data.lanes=2")
+    here = remote(local, web.put_folder(mixed_shards), tmp_path / "0")
+    seen = []
+    for rank in range(2):
+        web.gets.clear()
+        node = remote(here, here.data.shards, tmp_path / str(rank))
+        running = batches(open_samples(node), Growth(node.stages).steps(0), rank, 2, 0)
+        assert len(list(zip(running, range(9)))) == 9
+        running.close()
+        seen.append({name for name in fetched(web) if name.endswith(".tar")})
+    assert [len(names) for names in seen] == [2, 2]
+    assert len(seen[0] | seen[1]) == 4
+
+
+def test_the_window_that_is_read_comes_first_then_the_next(mixed_shards: Path, web: Web, tmp_path: Path):
+    here = remote(settings("both", mixed_shards), web.put_folder(mixed_shards), tmp_path)
+    first, second = ({f"train-{n:06d}" for n in window} for window in open_samples(here).order.shards_from(0, 2))
+    running = batches(open_samples(here), Growth(here.stages).steps(0), 0, 1, 0)
+    next(running)
+    until = time.monotonic() + 10
+    while len(fetched(web)) < 12:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    running.close()
+    came = [name.partition(".")[0] for name in fetched(web)]  # a Counter keeps the order of its first counts
+    assert set(came[:6]) == first
+    assert set(came[6:]) == second
