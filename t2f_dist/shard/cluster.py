@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -15,6 +17,8 @@ from t2f_dist.shard.engine import Done, Failed, Fault, fault
 from t2f_dist.shard.task import Job, Maker, Task
 
 _AHEAD = 4  # tasks a core that are handed to Ray at once: it would hold all of them in its store
+
+_ANSWER_SECONDS = 10
 
 
 def run(
@@ -49,6 +53,13 @@ def _imported() -> Any:
 def _join(ray: Any, workers: int) -> None:
     address = os.environ.get("RAY_ADDRESS")
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+    if address and re.fullmatch(r"[^/:]+:[0-9]{1,5}", address):
+        # Ray ends the whole program where nobody answers.
+        host, _, port = address.partition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=_ANSWER_SECONDS).close()
+        except (OSError, OverflowError) as error:
+            raise OSError(f"no Ray cluster answers at {address} (RAY_ADDRESS): {error}") from None
     try:
         if address:
             ray.init(address=address, **quiet)

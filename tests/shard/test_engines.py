@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -154,6 +155,18 @@ def test_ray_writes_the_same_bytes(tmp_path: Path):
     whole = finished(corpus, tmp_path / "whole", samples_per_shard=2)
     assert files(tmp_path / "out") == whole
     assert "duplicates: 0 images" in done.stdout
+
+
+def test_a_cluster_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("ray")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    corpus = Corpus(tmp_path / "corpus", people=2)
+    recipe = corpus.recipe(tmp_path / "out", split={"validation": 0, "test": 0})
+    with pytest.raises(OSError, match=f"no Ray cluster answers at {address}") as error:
+        make(recipe, Manner(engine="ray", progress=False))
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.slow
