@@ -25,6 +25,8 @@ class ImageRecipe(Section):
     background: str = "#ffffff"  # under transparent pixels, and beside a padded picture
     allow_upscale: bool = False  # else a picture smaller than the resolution is rejected
     swap_red_blue: bool = False  # for pictures that were written with these two channels exchanged
+    # A JPEG that is much larger is decoded at a reduced scale, which still leaves the area filter enough; or whole.
+    jpeg_decoding: Literal["reduced", "whole"] = "reduced"
     # A picture that is already square at the resolution, upright, RGB, of the format and whole keeps its bytes.
     pass_through: bool = False
 

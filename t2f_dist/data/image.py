@@ -10,11 +10,11 @@ from __future__ import annotations
 import io
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from t2f_dist.config.recipe import ImageRecipe
 from t2f_dist.shard.format import DamagedSample
-from t2f_dist.shard.picture import FORMATS, Rejected, check_passes, kept_side, rgb, square
+from t2f_dist.shard.picture import Rejected, opened, rgb, square
 
 STORED = ("JPEG", "PNG")
 
@@ -52,23 +52,10 @@ def decode_foreign(content: bytes, resolution: int, recipe: ImageRecipe) -> np.n
     Raises DamagedSample where it is no image, or is too small.
     """
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or 0):
-                raise DamagedSample(f"image: more than {Image.MAX_IMAGE_PIXELS} pixels")
-            check_passes(content, image)
-            size = image.size
-            # Pillow's box filter takes whole pixels: from less than four it would be off by a good part of one.
-            scale = max(1, kept_side(size, recipe) // (4 * resolution))
-            image.draft("RGB", (image.width // scale, image.height // scale))
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-            image = rgb(ImageOps.exif_transpose(image), recipe)
-        return np.asarray(square(image, recipe, resolution, (size[1], size[0]) if turned else size)).transpose(2, 0, 1)
-    except (DamagedSample, MemoryError):
-        raise
+        image, size = opened(lambda: content, recipe, resolution)
+        return np.asarray(square(rgb(image, recipe), recipe, resolution, size)).transpose(2, 0, 1)
     except Rejected as error:
         raise DamagedSample(f"image: {error}") from None
-    except Exception as error:
-        raise _undecodable(error) from None
 
 
 def _undecodable(error: Exception) -> DamagedSample:

@@ -43,7 +43,7 @@ def undecodable(content: bytes, name: str, record: np.void, manifest: Manifest, 
 def _image(content: bytes, record: np.void, manifest: Manifest, small: int) -> str:
     recipe = manifest.image
     try:
-        image = flat(opened(lambda: content), recipe.background)
+        image = flat(opened(lambda: content).image, recipe.background)
         image = image if manifest.squared else square(image, recipe)
     except Rejected as error:
         return f"image: {error}"

@@ -58,7 +58,7 @@ def excerpts(place: str | Path, split: str, num: int) -> list[Excerpt]:
 def _excerpt(tar: int, small: int, record: np.void, manifest: Manifest) -> Excerpt:
     sample = shard_format.read_sample(tar, record, ("image", "speech"))
     recipe = manifest.image
-    image = flat(opened(lambda: sample["image"]), recipe.background)
+    image = flat(opened(lambda: sample["image"]).image, recipe.background)
     image = image if manifest.squared else square(image, recipe)
     captions = shard_format.captions(shard_format.captions_copy(small, record))
     return Excerpt(
