@@ -43,11 +43,11 @@ def encode_image(content: Ref, recipe: ImageRecipe) -> Encoded:
         given = content.read()
         return given
 
-    image = rgb(opened(read), recipe)
-    size = image.size
+    image, size = opened(read, recipe)
+    image = rgb(image, recipe)
     if recipe.pass_through and size == (recipe.resolution, recipe.resolution) and _is_as_wanted(given, recipe):
         return Encoded(given, levels.record(image), size)
-    image = square(image, recipe)
+    image = square(image, recipe, size=size)
     stream = io.BytesIO()
     if recipe.format == "jpg":
         image.save(stream, "JPEG", quality=recipe.quality, subsampling=0)

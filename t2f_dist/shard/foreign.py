@@ -277,7 +277,8 @@ class _Indexing:
         if not self.recipe.levels:
             return b""
         image = self.recipe.image
-        return levels.record(square(rgb(opened(lambda: content), image), image))
+        picture, size = opened(lambda: content, image)
+        return levels.record(square(rgb(picture, image), image, size=size))
 
     def _cleaned(self, triplet: Triplet, captions: list[object]) -> Iterator[str]:
         for number, caption in enumerate(captions):
