@@ -101,6 +101,15 @@ def jpeg2000(width: int, height: int) -> bytes:
     return bytes(content)
 
 
+def avif(width: int, height: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(stream, "AVIF")
+    content = bytearray(stream.getvalue())
+    start = content.index(b"ispe") + 8
+    content[start : start + 8] = struct.pack(">II", width, height)
+    return bytes(content)
+
+
 def flac(seconds: int, rate: int = 16_000, channels: int = 1) -> bytes:
     """A short voice whose header claims to be long."""
     import soundfile
@@ -128,6 +137,7 @@ IMAGES = {
     "tiff of 4 billion pixels": lambda: tiff(2**32 - 1, 2**32 - 1),
     "bmp of 2 billion pixels": lambda: bmp(2**31 - 1, 2**31 - 1),
     "tga of 65,535 pixels": lambda: tga(65_535, 65_535),
+    "avif of 60,000 pixels": lambda: avif(60_000, 60_000),
     "jpeg 2000 of 2 billion pixels": lambda: jpeg2000(2**31 - 1, 2**31 - 1),
 }
 

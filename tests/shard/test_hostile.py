@@ -31,6 +31,7 @@ from tests.shard.img2dataset import sample, write
 from tests.shard.mutation import MUTATIONS, Mutations
 from tests.shard.raw import draw
 from tests.shard.victims import Victims, check, contents, write_manifest
+from tests.web import served
 
 NAMES = (
     "tar, ustar", "tar, gnu", "tar, pax", "own tar", "own index", "own small", "own manifest", "own index, signed",
@@ -79,6 +80,18 @@ def test_names_that_lead_out(tmp_path: Path, field: str, name: str):
     write_manifest(folder, content)
     with pytest.raises(ValueError, match="manifest.json: splits.train.shards.0") as error:
         Manifest.load(folder)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["file:///etc/passwd", "FILE:///etc/passwd", "file://localhost/etc/passwd"])
+def test_a_manifest_from_elsewhere_names_no_local_files(tmp_path: Path, name: str):
+    folder = mixed.write(tmp_path / "shards")
+    content = json.loads((folder / MANIFEST).read_bytes())
+    content["splits"]["validation"]["shards"][0]["name"] = name
+    write_manifest(folder, content)
+    Manifest.load(folder)  # as `index` writes them here
+    with served() as web, pytest.raises(ValueError, match="may not name local files") as error:
+        Manifest.load(web.put_folder(folder))
     assert "\n" not in str(error.value)
 
 
