@@ -45,17 +45,24 @@ def _copy(folder: Folder, name: str, path: Path) -> tuple[Path, int, int]:
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)  # waits for who fetches it
-            # Who used it last may have removed the lock meanwhile.
-            if lock.exists() and os.path.samestat(os.stat(lock), os.fstat(descriptor)):
-                if not path.is_file():
-                    folder.fetch(name, path)
-                fcntl.flock(descriptor, fcntl.LOCK_SH)
+            fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for who fetches it, or removes it
+            if _is_at(descriptor, lock) and path.is_file():
                 return path, descriptor, os.getpid()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if _is_at(descriptor, lock) and not path.is_file():
+                folder.fetch(name, path)
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)
+        os.close(descriptor)  # the next time round it is there, unless someone was quick to remove it
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether a file that is open still has its name: who used it last may have removed it meanwhile."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 @atexit.register
