@@ -18,6 +18,7 @@ from torch.utils.data import Sampler
 
 from t2f_dist.data.dataset import Request, Samples
 from t2f_dist.data.order import Order
+from t2f_dist.storage import url
 from t2f_dist.storage.cache import Remote
 from t2f_dist.storage.space import Pins
 
@@ -107,28 +108,32 @@ class Prefetch:
             return  # of the cache's own disk: the loader processes meet it too, and raise
 
     def _fetch(self, pins: Pins) -> None:
-        failed: set[str] = set()
+        settled: set[str] = set()  # of this plan: here, or not to be had
         turn = 0
         while not self._closed:
             with self._changed:
                 plan, before, turn = self._plan, turn, self._turn
             if before != turn:
-                failed.clear()
+                settled.clear()
                 pins.set(remote.key for remote in plan)
             again = False
             for remote in plan:
                 if self._closed or self._turn != turn:
                     break
-                if remote.key in failed:
+                if remote.key in settled:
                     continue
                 try:
                     outcome = self.samples.shards.cache.prefetch(*remote, going=lambda: not self._closed)
                 except (ValueError, OSError):
-                    failed.add(remote.key)
+                    settled.add(remote.key)  # the loader process that will need it tries again, and raises
                     continue
-                again = again or outcome != "here"
                 if outcome == "full":
+                    again = True
                     break
+                if outcome == "here":
+                    settled.add(remote.key)
+                else:
+                    again = True
             with self._changed:
                 if not self._closed and self._turn == turn:
                     self._changed.wait(LOOK_SECONDS if again else None)
@@ -157,7 +162,10 @@ def check_room(samples: Samples, max_bytes: int, resolution: int, samples_ahead:
     """
     shards, num_lanes, window_shards = samples.shards, len(samples.lanes), samples.order.window_shards
     small_only = not samples.needs_tar(resolution)
-    sizes = sorted(sum(size for _, size, _ in shards.files(n, small_only)) for n in range(len(shards.listed)))
+    beside = url.local(shards.place) is None  # else tars alone are remote
+    sizes = sorted(
+        beside * (shard.index_bytes + shard.small_bytes) + (not small_only) * shard.bytes for shard in shards.listed
+    )
     num_windows += samples_ahead // (num_lanes * window_shards * min(shard.num_samples for shard in shards.listed))
     num_shards = min(num_windows * window_shards * _lanes_of_node(num_lanes), len(sizes))
     needed = sum(sizes[-num_shards:])

@@ -131,7 +131,9 @@ class Shards:
     @property
     def remote(self) -> bool:
         """Whether any file of the split has to be fetched."""
-        return url.local(self.place) is None or any(url.local(locate(self.place, s.name)) is None for s in self.listed)
+        return url.local(self.place) is None or any(
+            url.is_url(s.name) and url.local(s.name) is None for s in self.listed
+        )
 
     def files(self, number: int, small_only: bool) -> list[tuple[str, int, str]]:
         """The remote files of a shard that its reading takes: URL, bytes, sha256; of `small_only` without the tar."""
