@@ -78,9 +78,8 @@ def index(
         )
     counts = ", ".join(f"{split} {indexed.manifest.num_samples(split):,}" for split in indexed.manifest.splits)
     damaged = f"; {counted(len(indexed.damaged), 'damaged tar')} left out" if indexed.damaged else ""
-    click.echo(
-        f"{resolved.out}: {counts}, in {counted(indexed.num_tars, 'tar')}{damaged}; train with --set data.shards={resolved.out}"
-    )
+    where = f"in {counted(indexed.num_tars, 'tar')}{damaged}"
+    click.echo(f"{resolved.out}: {counts}, {where}; train with --set data.shards={resolved.out}")
 
 
 # The flags, and the fields of the recipe that they fill.

@@ -276,9 +276,9 @@ class _Indexing:
             raise Rejected("an empty file")
         if not self.recipe.levels:
             return b""
-        image = self.recipe.image
-        picture, size = opened(lambda: content, image)
-        return levels.record(square(rgb(picture, image), image, size=size))
+        recipe = self.recipe.image
+        found = opened(lambda: content, recipe)
+        return levels.record(square(rgb(found.image, recipe), recipe, size=found.size))
 
     def _cleaned(self, triplet: Triplet, captions: list[object]) -> Iterator[str]:
         for number, caption in enumerate(captions):

@@ -208,8 +208,9 @@ from t2f_dist.config.index import IndexRecipe
 from t2f_dist.data.image import decode, decode_foreign
 from t2f_dist.data.speech import listen
 from t2f_dist.shard.format import DamagedSample
-from t2f_dist.shard.picture import Rejected, opened, rgb, square
+from t2f_dist.shard.picture import Rejected
 from tests.shard import bombs
+from tests.shard.victims import brought
 
 image = IndexRecipe(tars=("x",), out="x", image={"resolution": 64}).image
 made = {name: make() for name, make in bombs.IMAGES.items()}
@@ -217,7 +218,7 @@ voices = {"hours": bombs.flac(3600 * 24), "channels": bombs.flac(3600, 655_350, 
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30,) * 2)
 for name, content in made.items():
     for read in (
-        lambda: square(rgb(opened(lambda: content), image), image),
+        lambda: brought(content, image),
         lambda: decode_foreign(content, 64, image),
         lambda: decode(content, 64, 64),
     ):

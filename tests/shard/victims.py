@@ -30,6 +30,7 @@ from t2f_dist.data.image import decode, decode_foreign
 from t2f_dist.data.order import Place
 from t2f_dist.data.shards import Shards
 from t2f_dist.data.speech import listen
+from t2f_dist.inspection.verify import verify
 from t2f_dist.shard import format as shard_format
 from t2f_dist.shard import index as shard_index
 from t2f_dist.shard import parquet as table
@@ -37,7 +38,6 @@ from t2f_dist.shard import triplet
 from t2f_dist.shard.manifest import MANIFEST, REJECTED, Manifest, digest
 from t2f_dist.shard.picture import opened, rgb, square
 from t2f_dist.shard.triplet import Fields
-from t2f_dist.shard.verify import verify
 from t2f_dist.text.vocabulary import Vocabulary
 from tests.data import mixed
 from tests.shard import img2dataset
@@ -209,7 +209,7 @@ class Victims:
     def _image(self, content: bytes) -> str:
         outcomes = set()
         for read in (
-            lambda: square(rgb(opened(lambda: content), self.recipe), self.recipe).size == (16, 16),
+            lambda: brought(content, self.recipe).size == (16, 16),
             lambda: decode_foreign(content, 16, self.recipe).shape == (3, 16, 16),
             lambda: decode(content, 8, 32).shape == (3, 8, 8),
         ):
@@ -278,6 +278,12 @@ class Victims:
         except Exception as error:
             return refusal(error)
         return "read"
+
+
+def brought(content: bytes, recipe: ImageRecipe) -> Image.Image:
+    """A picture as `shard` and `index` bring it to a square."""
+    found = opened(lambda: content, recipe)
+    return square(rgb(found.image, recipe), recipe, size=found.size)
 
 
 def resigned(content: bytes) -> bytes:
