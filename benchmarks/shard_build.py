@@ -74,7 +74,7 @@ def measure(system: System, source: Source, folder: Path, found: Found) -> None:
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
         arguments = system.arguments(folder, source, count, out / "shards" if system != SHARD_WRITER else out)
-        cores = range(2) if system.cores == 2 else [1]
+        cores = sorted(environment.cores())[-system.cores :]
         answer = environment.run(system.environment, system.script, *arguments, cores=cores)
         shutil.rmtree(out)
         assert answer["images"] == count, f"{system.name} made {answer['images']} of {count}"

@@ -34,18 +34,22 @@ def from_position(samples: Samples, resolution: int, first: int, workers: int = 
 
 def answer(request: dict) -> dict:
     config = resolved(request["folder"], request["corpus"])
-    if sys.argv[1] == "training":
-        samples = open_samples(config)
-    else:
-        samples = Samples(config.data.shards, "train", 0, 16, Wanted(modalities=config.condition.modalities))
 
     def epoch():
-        return from_position(samples, request["resolution"], 0, request["workers"])
+        # Opened anew each time: in a large corpus, too, no caption is at hand when its sample comes.
+        if sys.argv[1] == "training":
+            samples = open_samples(config)
+        else:
+            samples = Samples(config.data.shards, "train", 0, 16, Wanted(modalities=config.condition.modalities))
+        num_batches = samples.manifest.num_samples("train") // ready.BATCH
+        stream = from_position(samples, request["resolution"], 0, request["workers"])
+        try:
+            yield from itertools.islice(stream, num_batches)
+        finally:
+            stream.close()
+            samples.close()
 
-    try:
-        return ready.rate(epoch, request["seconds"], request["resolution"])
-    finally:
-        samples.close()
+    return ready.rate(epoch, request["seconds"], request["resolution"])
 
 
 def resume(folder: str, resolution: int, position: int) -> dict:
