@@ -25,6 +25,7 @@ from pyarrow import parquet
 from t2f_dist.cli import main
 from t2f_dist.config.index import IndexRecipe
 from t2f_dist.config.recipe import ShardRecipe
+from t2f_dist.inspection.verify import verify
 from t2f_dist.shard import format as shard_format
 from t2f_dist.shard import index as shard_index
 from t2f_dist.shard import levels
@@ -199,6 +200,8 @@ def test_a_damaged_tar_is_refused_whole_and_the_others_go_on(tmp_path: Path):
     assert found.manifest.totals["images"].found == 24 and found.num_tars == 2
     (line,) = found.damaged
     assert f"00001.tar: damaged at byte {row['position']}: " in line
+    indexed(root, root)
+    assert not verify(root, progress=False)  # one that is left out is no damage of the index
 
 
 def test_nothing_usable(tmp_path: Path):
