@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "text": {"config"},
     "portraits": {"config"},
     "shard": {"config", "text", "portraits", "storage"},
+    "inspection": {"config", "shard.format", "shard.manifest", "shard.levels", "shard.picture", "storage", "text"},
     "models": {"config"},
     "data": {
         "config",
@@ -35,7 +36,7 @@ MAY_IMPORT = {
     },
     "training": {"config", "data", "models", "losses", "text"},
     "evaluation": {"config", "shard.format", "shard.manifest", "shard.encode", "data", "models", "text", "portraits"},
-    "cli": {"config", "shard", "storage", "models.snapshot", "evaluation", "portraits"},
+    "cli": {"config", "shard", "inspection", "storage", "models.snapshot", "evaluation", "portraits"},
     "train": {"config", "training"},
 }
 LAUNCHED = {"accelerate", "wandb"}  # only in training/ and train.py

@@ -15,8 +15,8 @@ from t2f_dist.cli.words import cores, counted
 @click.option("--workers", default=None, type=click.IntRange(1), help="Processes.  [default: one a CPU core]")
 def verify(directory: str, decode: bool, workers: int | None) -> None:
     """Re-read the shards in DIRECTORY against their manifest; exit 1 if anything is damaged."""
+    from t2f_dist.inspection.verify import verify as verify_shards
     from t2f_dist.shard.manifest import SPLITS, Manifest
-    from t2f_dist.shard.verify import verify as verify_shards
 
     damage = verify_shards(directory, decode, cores(workers))
     for found in damage:
@@ -59,9 +59,9 @@ def inspect(
     """
     import json
 
-    from t2f_dist.shard.census import take
-    from t2f_dist.shard.excerpt import excerpts
-    from t2f_dist.shard.table import text
+    from t2f_dist.inspection.census import take
+    from t2f_dist.inspection.excerpt import excerpts
+    from t2f_dist.inspection.table import text
 
     if out is not None and out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise ValueError(f"--out {out}: end it with .png, .jpg, .jpeg or .webp")
@@ -73,13 +73,13 @@ def inspect(
         return
     shown = excerpts(directory, split, num)
     if html is not None:
-        from t2f_dist.shard.page import page
+        from t2f_dist.inspection.page import page
 
         html.parent.mkdir(parents=True, exist_ok=True)
         html.write_text(page(census, split, shown), encoding="utf-8", errors="replace")
         click.echo(f"{html}: {html.stat().st_size / 1e6:.1f} MB, with {counted(len(shown), 'picture')}", err=as_json)
     if out is not None:
-        from t2f_dist.shard.sheet import sheet
+        from t2f_dist.inspection.sheet import sheet
 
         drawn = sheet(shown, columns)
         out.parent.mkdir(parents=True, exist_ok=True)

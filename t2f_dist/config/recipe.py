@@ -110,7 +110,24 @@ _WITH_FIELDS = ("cub", "hdf5", "celeba", "webdataset")
 
 
 # What says where the corpus stands and how its tables are read. All else shapes samples, or which side they are on.
-_PLACES = ["layout", "faces", "captions", "speech", "embed", "samples_per_shard", "cub.embeddings", "celeba.identities", "celeba.mapping", "text.image_column", "text.caption_column", "text.identity_column", "audio.image_column", "audio.audio_column", "audio.identity_column", "webdataset.identity_field"]
+_PLACES = [
+    "layout",
+    "faces",
+    "captions",
+    "speech",
+    "embed",
+    "samples_per_shard",
+    "cub.embeddings",
+    "celeba.identities",
+    "celeba.mapping",
+    "text.image_column",
+    "text.caption_column",
+    "text.identity_column",
+    "audio.image_column",
+    "audio.audio_column",
+    "audio.identity_column",
+    "webdataset.identity_field",
+]
 
 
 def flattened(recipe: Mapping[str, Any], section: str = "") -> dict[str, Any]:

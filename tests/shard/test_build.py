@@ -14,10 +14,10 @@ import pytest
 import soundfile
 
 from t2f_dist.config.load import dump
+from t2f_dist.inspection.verify import verify
 from t2f_dist.shard import format as shard_format
 from t2f_dist.shard.build import build
 from t2f_dist.shard.manifest import SPLITS, Embedding, Manifest
-from t2f_dist.shard.verify import verify
 from t2f_dist.text.sentence import SentenceEncoder
 from t2f_dist.text.vocabulary import Vocabulary
 from t2f_dist.text.words import words

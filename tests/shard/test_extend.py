@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from t2f_dist.inspection.verify import verify
 from t2f_dist.shard.build import build, make
 from t2f_dist.shard.manifest import SPLITS, Manifest
 from t2f_dist.shard.manner import Manner
-from t2f_dist.shard.verify import verify
 from t2f_dist.text.vocabulary import Vocabulary
 from tests.sentence_model import model_folder
 from tests.shard.crashes import every_crash

@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from t2f_dist.config.recipe import ImageRecipe
+from t2f_dist.inspection.verify import verify
 from t2f_dist.shard import levels
 from t2f_dist.shard.build import build
 from t2f_dist.shard.encode import encode_image
 from t2f_dist.shard.picture import Rejected
 from t2f_dist.shard.sources import File
-from t2f_dist.shard.verify import verify
 from tests.shard.raw import Corpus
 from tests.shard.test_build import stored
 

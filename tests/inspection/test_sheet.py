@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from t2f_dist.inspection.excerpt import excerpts
+from t2f_dist.inspection.sheet import MARGIN, sheet
 from t2f_dist.shard import format as shard_format
-from t2f_dist.shard.excerpt import excerpts
 from t2f_dist.shard.manifest import Manifest
-from t2f_dist.shard.sheet import MARGIN, sheet
 
 
 def test_the_sheet_shows_the_faces_pixel_by_pixel(shards: Path):

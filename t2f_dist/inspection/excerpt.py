@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from t2f_dist.inspection.shelf import Shelf
 from t2f_dist.shard import format as shard_format
 from t2f_dist.shard.manifest import Manifest
 from t2f_dist.shard.picture import flat, opened, square
-from t2f_dist.shard.shelf import Shelf
 
 CAPTION_LETTERS_MAX = 2_000
 CAPTIONS_MAX = 50

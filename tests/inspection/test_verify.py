@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from t2f_dist.inspection.verify import verify
 from t2f_dist.shard import format as shard_format
 from t2f_dist.shard.manifest import SPLITS, Manifest, Shard, Split
-from t2f_dist.shard.verify import verify
 from t2f_dist.shard.writer import Sample, Written, write_index, write_shard, write_small
 
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from t2f_dist.shard.excerpt import Excerpt
-from t2f_dist.shard.table import printable
+from t2f_dist.inspection.excerpt import Excerpt
+from t2f_dist.inspection.table import printable
 
 FACE = 160  # pixels a side on the sheet, about
 MARGIN = 12

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from t2f_dist.inspection.shelf import Shelf
+from t2f_dist.inspection.spread import Distinct, Spread
 from t2f_dist.shard import format as shard_format
 from t2f_dist.shard.manifest import SPLITS, Manifest, Shard
-from t2f_dist.shard.shelf import Shelf
-from t2f_dist.shard.spread import Distinct, Spread
 from t2f_dist.text.words import words
 
 VERSION = 1  # of the JSON

@@ -17,13 +17,13 @@ from pathlib import PurePath
 import soundfile
 from PIL import Image
 
-from t2f_dist.shard.census import Census
-from t2f_dist.shard.chart import histogram, share, stack, swatch
-from t2f_dist.shard.excerpt import Excerpt
+from t2f_dist.inspection.census import Census
+from t2f_dist.inspection.chart import histogram, share, stack, swatch
+from t2f_dist.inspection.excerpt import Excerpt
+from t2f_dist.inspection.markup import Markup, document, element, joined, style
+from t2f_dist.inspection.spread import Spread
+from t2f_dist.inspection.table import figure
 from t2f_dist.shard.format import MEMBERS
-from t2f_dist.shard.markup import Markup, document, element, joined, style
-from t2f_dist.shard.spread import Spread
-from t2f_dist.shard.table import figure
 
 PICTURE_MAX = 360  # pixels a side; larger ones are reduced
 PIXELS_MAX = 96  # up to here a picture is enlarged pixel by pixel, and kept without loss
@@ -37,7 +37,7 @@ NAMES = {"image": "images", "meta": "meta", "lod": "small levels"}  # of members
 
 def page(census: Census, split: str, shown: Sequence[Excerpt]) -> str:
     """The page of a census, with pictures of some samples of `split`."""
-    css = resources.files("t2f_dist.shard").joinpath("page.css").read_text(encoding="utf-8")
+    css = resources.files("t2f_dist.inspection").joinpath("page.css").read_text(encoding="utf-8")
     body = [
         _head(census),
         _tiles(census),

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from t2f_dist.inspection.census import Census, Rejection, take
+from t2f_dist.inspection.excerpt import Excerpt, excerpts
+from t2f_dist.inspection.markup import element
+from t2f_dist.inspection.page import page
 from t2f_dist.shard.build import build
-from t2f_dist.shard.census import Census, Rejection, take
-from t2f_dist.shard.excerpt import Excerpt, excerpts
-from t2f_dist.shard.markup import element
-from t2f_dist.shard.page import page
 from tests.shard.raw import Corpus
 
 HOSTILE = [

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from t2f_dist.inspection.census import take
+from t2f_dist.inspection.excerpt import excerpts
+from t2f_dist.inspection.spread import Spread
+from t2f_dist.inspection.table import text
+from t2f_dist.inspection.verify import verify
 from t2f_dist.shard import format as shard_format
 from t2f_dist.shard.build import build
-from t2f_dist.shard.census import take
-from t2f_dist.shard.excerpt import excerpts
 from t2f_dist.shard.manifest import SPLITS, Embedding, Manifest
-from t2f_dist.shard.spread import Spread
-from t2f_dist.shard.table import text
-from t2f_dist.shard.verify import verify
 from t2f_dist.text.words import words
 from tests.shard.raw import Corpus, draw
 from tests.web import served

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from t2f_dist.shard.markup import Markup, element, joined
-from t2f_dist.shard.spread import Spread
-from t2f_dist.shard.table import figure
+from t2f_dist.inspection.markup import Markup, element, joined
+from t2f_dist.inspection.spread import Spread
+from t2f_dist.inspection.table import figure
 
 WIDTH, HEIGHT = 320, 112
 LEFT, RIGHT, TOP, BOTTOM = 2, 2, 16, 18

@@ -1,7 +1,7 @@
 """A census as text, for a terminal."""
 
-from t2f_dist.shard.census import Census
-from t2f_dist.shard.spread import Spread
+from t2f_dist.inspection.census import Census
+from t2f_dist.inspection.spread import Spread
 
 REASONS_SHOWN = 12
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2f_dist.shard.spread import Distinct, Spread
+from t2f_dist.inspection.spread import Distinct, Spread
 
 
 def spread(values: np.ndarray, step: float = 1) -> Spread:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from t2f_dist.shard.census import take
-from t2f_dist.shard.excerpt import excerpts
+from t2f_dist.inspection.census import take
+from t2f_dist.inspection.excerpt import excerpts
+from t2f_dist.inspection.page import page
+from t2f_dist.inspection.verify import verify
 from t2f_dist.shard.manifest import SPLITS, Manifest
-from t2f_dist.shard.page import page
-from t2f_dist.shard.verify import verify
 from tests.shard.img2dataset import corpus, facts, write
 from tests.shard.raw import encoded
 from tests.shard.test_index import indexed
