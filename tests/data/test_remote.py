@@ -1,5 +1,7 @@
 """Training from a web server is training from the folder that it serves."""
 
+import hashlib
+import os
 import re
 import time
 from collections import Counter
@@ -12,6 +14,8 @@ import torch
 from t2f_dist.config.load import override, resolve
 from t2f_dist.config.schema import Config
 from t2f_dist.data.loader import batches, open_samples
+from t2f_dist.storage.cache import Cache
+from t2f_dist.storage.lock import Lock
 from t2f_dist.training.growth import Growth
 from tests.data import mixed
 from tests.data.test_loader import BATCH, assert_equal, settings, stream
@@ -176,11 +180,51 @@ def test_the_window_that_is_read_comes_first_then_the_next(mixed_shards: Path, w
     first, second = ({f"train-{n:06d}" for n in window} for window in open_samples(here).order.shards_from(0, 2))
     running = batches(open_samples(here), Growth(here.stages).steps(0), 0, 1, 0)
     next(running)
-    until = time.monotonic() + 10
-    while len(fetched(web)) < 12:
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    all_fetched(web)
     running.close()
     came = [name.partition(".")[0] for name in fetched(web)]  # a Counter keeps the order of its first counts
     assert set(came[:6]) == first
     assert set(came[6:]) == second
+
+
+def all_fetched(web: Web) -> None:
+    until = time.monotonic() + 10
+    while len(fetched(web)) < 12:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_what_will_be_needed_is_not_evicted_for_what_another_run_will_need(
+    mixed_shards: Path, web: Web, tmp_path: Path
+):
+    here = remote(settings("both", mixed_shards), web.put_folder(mixed_shards), tmp_path)
+    needed = needed_bytes(here)
+    barely = remote(here, here.data.shards, tmp_path, f"data.cache_bytes={needed}")
+    running = batches(open_samples(barely), Growth(barely.stages).steps(0), 0, 1, 0)
+    next(running)
+    all_fetched(web)
+    content = b"of another run"
+    other = web.put("/other.tar", content), len(content), hashlib.sha256(content).hexdigest()
+    assert Cache(tmp_path, needed).prefetch(*other) == "full"
+    running.close()
+    assert Cache(tmp_path, needed).prefetch(*other) == "here"
+
+
+def test_shards_of_a_window_that_was_read_may_be_evicted(mixed_shards: Path, web: Web, tmp_path: Path):
+    here = remote(settings("both", mixed_shards), web.put_folder(mixed_shards), tmp_path)
+    windows = [{f"train-{n:06d}" for n in window} for window in open_samples(here).order.shards_from(0, 2)]
+    running = batches(open_samples(here), Growth(here.stages).steps(0), 0, 1, 0)
+    held = []
+    for _ in range(EPOCH):  # each window has three batches
+        next(running)
+        all_fetched(web)
+        held.append({path.name[17:].partition(".")[0] for path in tmp_path.glob("*-train-*") if not free(path)})
+    running.close()
+    assert held[2] == windows[0]
+    assert held[3] <= windows[1]
+    assert held[5] == windows[1]
+
+
+def free(path: Path) -> bool:
+    with Lock(path, os.O_RDONLY) as lock:
+        return lock.exclusive(wait=False)
