@@ -129,7 +129,7 @@ def shard(
         if flags[flag] is not None:
             _place(mapping, key, flags[flag])
     resolved = resolve(ShardRecipe, override(mapping, overrides), source=recipe or "t2f-dist shard")
-    share = _share(part) if part else None
+    share = None if part is None else _share(part)
     manner = Manner(cores(workers), overwrite, extend, engine, retries, share)
     report = make(resolved, manner)
     made = f"{counted(report.written, 'shard')} written, {report.kept} kept from before, 0 failed"

@@ -84,9 +84,11 @@ class _Build:
     def __init__(self, recipe: ShardRecipe, manner: Manner, ledger: Ledger, names: dict[str, int], corpus: Plan):
         self.recipe, self.manner, self.ledger, self.corpus = recipe, manner, ledger, corpus
         self.names = names
-        self.inventory = Inventory.of(corpus)
+        self.inventory = self.goal = Inventory.of(corpus)  # of the corpus, and of what the shards are to be of
         self.stamped = digest(self.inventory.lines(stamps=True))
         self.unfinished = None if manner.overwrite and MANIFEST in names else self._unfinished()
+        if self.unfinished is None and names and MANIFEST not in names:
+            self.names = ledger.names()  # another part may have finished after they were listed
 
     def run(self) -> Report:
         added: Extension | None = None
@@ -115,9 +117,9 @@ class _Build:
             self.ledger.begin(content, self.inventory)
         self.ledger.keep_duplicates(self.stamped, same)
         job = Job(self.recipe, embedder, content["fingerprint"])
+        self.goal = added.inventory if added else self.inventory
         written, kept = self._make(todo, job, encoder)
-        inventory = added.inventory if added else self.inventory
-        assembly = Assembly(self.recipe, new, inventory, embedder.record if embedder else None, count, added)
+        assembly = Assembly(self.recipe, new, self.goal, embedder.record if embedder else None, count, added)
         return self._finish(assembly, todo, job.build, written, kept)
 
     def _unfinished(self) -> dict[str, Any] | None:
@@ -319,7 +321,7 @@ class _Build:
             return None
         manifest = Manifest.load(self.recipe.out)
         recipe = manifest.extensions[-1] if manifest.extensions else manifest.recipe
-        return manifest if recipe == self._recipe() and self.ledger.plan() is None else None
+        return manifest if recipe == self._recipe() and manifest.corpus_sha256 == self.goal.sha256 else None
 
     def _finish(self, assembly: Assembly, todo: Sequence[Task], build: str, written: int, kept: int) -> Report:
         """Write the manifest if all shards are there, whoever made them."""

@@ -4,7 +4,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from t2f_dist import cli
 from t2f_dist.shard.build import build, make
 from t2f_dist.shard.manner import Manner
 from tests.shard.raw import Corpus
@@ -78,3 +80,12 @@ def test_what_is_refused(fields: dict, message: str):
     with pytest.raises(ValueError, match=message) as error:
         Manner(**fields)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("part", ["1", "a/b", "1/2/3", "-1/2", "2/2", "1.0/2", "", "/"])
+def test_a_part_is_two_numbers(tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli.main, ["shard", "--faces", "f", "--out", "x", f"--part={part}"])
+    assert result.exit_code == 1
+    (error,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert f"--part {part}: expected I/N with 0 <= I < N, such as 0/8 to 7/8" in error
