@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from t2f_dist.config.load import dump, read_yaml, resolve
-from t2f_dist.config.recipe import Layout, ShardRecipe
+from t2f_dist.config.recipe import Layout, ShardRecipe, differences
 from t2f_dist.shard.corpus import READERS
 
 RECIPES = sorted((Path(__file__).parents[2] / "shards/recipes").glob("*.yaml"))
@@ -91,8 +91,34 @@ def test_every_layout_has_a_reader():
 
 def test_the_readme_lists_every_field_with_its_default():
     text = (Path(__file__).parents[2] / "shards/README.md").read_text()
-    shown = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
+    shown = yaml.safe_load(text.split("\n## The recipe\n")[1].split("```yaml\n")[1].split("```")[0])
     assert resolve(ShardRecipe, shown) == ShardRecipe(faces="lfw", out="shards/lfw")
     for section, fields in ShardRecipe(faces="f", out="o").model_dump().items():
         assert section in shown
         assert not isinstance(fields, dict) or set(fields) == set(shown[section])
+
+
+def changed(shaping: bool = False, **changes) -> list[str]:
+    before = ShardRecipe(faces="f", captions="c", out="o").model_dump(mode="json")
+    return differences(
+        before, ShardRecipe(**{"faces": "f", "captions": "c", "out": "o"} | changes).model_dump(), shaping
+    )
+
+
+def test_differences_are_named_with_both_values():
+    assert changed() == []
+    assert changed(seed=2, image={"resolution": 64}) == ["seed 0 -> 2", "image.resolution 128 -> 64"]
+    assert changed(image={"allow_upscale": True}) == ["image.allow_upscale false -> true"]
+    assert changed(captions=None) == ["captions c -> null"]
+    assert changed(faces="x" * 200) == [f"faces f -> {'x' * 77}..."]
+    assert differences({"old": 1}, {"new": {"key": 2}}) == ["old 1 -> absent", "new.key absent -> 2"]
+
+
+def test_places_do_not_shape_a_sample_and_all_else_does():
+    assert changed(shaping=True, faces="g", captions="d", text={"caption_column": "x"}, samples_per_shard=5) == []
+    assert changed(shaping=True, captions=None) == ["captions c -> null"]
+    assert changed(shaping=True, speech="s") == ["speech null -> s"]
+    assert changed(shaping=True, identity="stem", text={"min_count": 2}) == [
+        "identity auto -> stem",
+        "text.min_count 1 -> 2",
+    ]

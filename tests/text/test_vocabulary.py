@@ -61,3 +61,21 @@ def test_not_a_vocabulary(text: str):
 def test_a_word_twice():
     with pytest.raises(ValueError, match="'man' twice"):
         Vocabulary(["man", "a", "man"])
+
+
+counted = st.dictionaries(st.text("abcdef", min_size=1, max_size=3), st.integers(1, 5))
+
+
+@given(counted, counted, st.integers(1, 4), st.none() | st.integers(1, 20))
+def test_an_extension_keeps_every_number_and_appends_by_the_rules(
+    before: dict[str, int], more: dict[str, int], min_count: int, max_size: int | None
+):
+    old = Vocabulary.from_counts(before, min_count, max_size)
+    new = old.extended(more, min_count, max_size)
+    assert new.words[: len(old.words)] == old.words
+    added = new.words[len(old.words) :]
+    fitting = [word for word, count in more.items() if count >= min_count and word not in old]
+    assert set(added) <= set(fitting)
+    assert list(added) == sorted(added, key=lambda word: (-more[word], word))
+    room = len(fitting) if max_size is None else max(0, max_size - len(old.words))
+    assert len(added) == min(len(fitting), room)
