@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from typing import Any
 
 from tqdm import tqdm
 
 from t2f_dist.shard.corpus import Entry, Plan, refused
 from t2f_dist.shard.inventory import Inventory
 from t2f_dist.shard.manifest import SplitName
+from t2f_dist.storage.patience import Unreachable
 
 SAME = "the same bytes as "  # begins the reason of what is dropped
 _TOGETHER = 64  # images a thread takes at once
@@ -29,23 +31,30 @@ def duplicates(
     sizes: dict[int, list[Entry]] = defaultdict(list)
     for entry in entries:
         sizes[inventory.items[entry.path].size].append(entry)
-    shared = [entry for group in sizes.values() if len(group) > 1 for entry in group]
-    same: dict[bytes, list[str]] = defaultdict(list)
+    shared = _several(sizes)
+    same: dict[bytes, list[Entry]] = defaultdict(list)
     with (
         tqdm(total=len(shared), unit="image", desc="duplicates", disable=not progress, mininterval=0.5) as bar,
         ThreadPoolExecutor(threads) as pool,
     ):
-        for group in pool.map(_hashes, _batches(shared)):
-            for name, value in group:
-                same[value].append(name)
-            bar.update(len(group))
+        # A CRC32 takes a third of the time of a sha256, which then is needed of few.
+        alike: dict[tuple[int, bytes], list[Entry]] = defaultdict(list)
+        for entry, mark in _marked(pool, shared, _crc32):
+            alike[inventory.items[entry.path].size, mark].append(entry)
+            bar.update()
+        for entry, mark in _marked(pool, _several(alike), _sha256):
+            if mark:
+                same[mark].append(entry)
     there = frozenset(stored)
     found = {}
-    for value, names in same.items():
-        if value and len(names) > 1:
-            kept, *others = sorted(names, key=lambda name: (name not in there, name))
-            found |= dict.fromkeys(others, kept)
+    for group in same.values():
+        kept, *others = sorted((entry.path for entry in group), key=lambda name: (name not in there, name))
+        found |= dict.fromkeys(others, kept)
     return found
+
+
+def _several(groups: Mapping[Any, list[Entry]]) -> list[Entry]:
+    return [entry for group in groups.values() if len(group) > 1 for entry in group]
 
 
 def without(plan: Plan, found: Mapping[str, str]) -> Plan:
@@ -60,18 +69,30 @@ def without(plan: Plan, found: Mapping[str, str]) -> Plan:
     return Plan(splits, plan.found, refusals)
 
 
-def _batches(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
-    rest = iter(entries)
-    while batch := list(islice(rest, _TOGETHER)):
-        yield batch
+def _marked(
+    pool: ThreadPoolExecutor, entries: Sequence[Entry], mark: Callable[[bytes], bytes]
+) -> Iterator[tuple[Entry, bytes]]:
+    """Each entry with a mark of its image's bytes; without one where the image cannot be read."""
+
+    def marks(some: Sequence[Entry]) -> list[tuple[Entry, bytes]]:
+        return [(entry, _mark(entry, mark)) for entry in some]
+
+    for found in pool.map(marks, (entries[start : start + _TOGETHER] for start in range(0, len(entries), _TOGETHER))):
+        yield from found
 
 
-def _hashes(entries: list[Entry]) -> list[tuple[str, bytes]]:
-    found = []
-    for entry in entries:
-        try:
-            value = hashlib.sha256(entry.image.read()).digest()
-        except (OSError, ValueError):
-            value = b""  # refused with its reason when its shard is written
-        found.append((entry.path, value))
-    return found
+def _mark(entry: Entry, mark: Callable[[bytes], bytes]) -> bytes:
+    try:
+        return mark(entry.image.read())
+    except Unreachable:
+        raise
+    except (OSError, ValueError):
+        return b""  # refused with its reason when its shard is written
+
+
+def _crc32(content: bytes) -> bytes:
+    return zlib.crc32(content).to_bytes(4, "big")
+
+
+def _sha256(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()

@@ -104,7 +104,9 @@ class Maker:
             advance()
             if sample is None:
                 continue
-            outcome.stored.update(images=1, captions=len(sample.captions), voices=int(sample.speech is not None))
+            outcome.stored["images"] += 1
+            outcome.stored["captions"] += len(sample.captions)
+            outcome.stored["voices"] += sample.speech is not None
             for caption in sample.captions:
                 outcome.counts.update(words(caption))
             yield sample
