@@ -38,7 +38,7 @@ NAMES = (
     "own manifest, signed", "foreign tar", "foreign index", "foreign small", "foreign index, signed",
     "foreign manifest", "foreign manifest, signed", "image, JPEG", "image, PNG", "image, WEBP", "image, GIF",
     "image, TIFF", "image, BMP", "image, JPEG2000", "image, PPM", "image, TGA", "image, AVIF",
-    "image, progressive JPEG", "voice", "vocabulary", "embeddings", "facts", "table",
+    "image, progressive JPEG", "voice", "vocabulary", "embeddings", "facts", "table", "array", "archive",
 )  # fmt: skip
 
 

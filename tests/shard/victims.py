@@ -37,6 +37,7 @@ from t2f_dist.shard import parquet as table
 from t2f_dist.shard import triplet
 from t2f_dist.shard.manifest import MANIFEST, REJECTED, Manifest, digest
 from t2f_dist.shard.picture import opened, rgb, square
+from t2f_dist.shard.sources.embeddings import ArchiveBlock, NumpyBlock
 from t2f_dist.shard.triplet import Fields
 from t2f_dist.text.vocabulary import Vocabulary
 from tests.data import mixed
@@ -99,6 +100,8 @@ class Victims:
         found["voice"] = self._voice
         found["vocabulary"] = self._vocabulary
         found["embeddings"] = self._embeddings
+        found["array"] = lambda mutations: self._arrays(mutations, "npy")
+        found["archive"] = lambda mutations: self._arrays(mutations, "npz")
         found["facts"] = self._facts
         found["table"] = self._table
         return found
@@ -252,6 +255,21 @@ class Victims:
         if array.dtype != np.float32 or array.ndim != 2 or not np.isfinite(array).all():
             raise Escape(f"{array.dtype} {array.shape}")
         return "other values"
+
+    def _arrays(self, mutations: Mutations, suffix: str) -> str:
+        path = self.folder / f"class.{suffix}"
+        with open(path, "wb") as stream:
+            if suffix == "npy":
+                np.save(stream, np.arange(60, dtype=np.float32).reshape(2, 3, 10))
+            else:
+                np.savez_compressed(stream, x=np.ones((3, 10), np.float32), y=np.ones((3, 10), np.float32))
+        path.write_bytes(mutated(path.read_bytes(), mutations))
+        block = NumpyBlock(str(path), 1) if suffix == "npy" else ArchiveBlock(str(path), "y")
+        try:
+            array = block.read()
+        except Exception as error:
+            return refusal(error)
+        return f"other values, {array.ndim} axes"
 
     def _facts(self, mutations: Mutations) -> str:
         content = img2dataset.facts("000000001")

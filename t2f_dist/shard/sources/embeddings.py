@@ -11,7 +11,6 @@ Row i belongs to the i-th line of the image's text file that is not blank.
 """
 
 import io
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -24,6 +23,9 @@ from t2f_dist.storage.folder import Folder
 from t2f_dist.storage.stage import staged
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
+
+
+BYTES_MAX = 1 << 30  # of one array of an archive: compressed, a small file may claim any size
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,12 @@ class ArchiveBlock:
         shown = url.shown(self.path)
         with _npz(self.path) as archive:
             try:
-                values = archive[self.name]
-            except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-                raise ValueError(f"{shown}: {self.name}: {' '.join(str(error).split())}") from None
+                size = archive.zip.getinfo(f"{self.name}.npy").file_size if archive.zip else 0
+                values = archive[self.name] if size <= BYTES_MAX else None
+            except Exception as error:  # on a broken archive NumPy and zipfile raise nearly anything
+                raise ValueError(f"{shown}: {self.name}: {_line(error)}") from None
+            if values is None:
+                raise ValueError(f"{shown}: {self.name}: {size} bytes; at most {BYTES_MAX} are read")
         return _checked(values, f"{shown}: {self.name}")
 
 
@@ -157,8 +162,8 @@ def _npy(place: str, keep: bool) -> np.ndarray:
     source = io.BytesIO(_content(place)) if whole else staged(place)
     try:
         return np.load(source, mmap_mode=None if whole else "r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{url.shown(place)}: not a NumPy array of numbers: {' '.join(str(error).split())}") from None
+    except Exception as error:  # on a broken file NumPy raises nearly anything
+        raise ValueError(f"{url.shown(place)}: not a NumPy array of numbers: {_line(error)}") from None
 
 
 def _content(place: str) -> bytes:
@@ -170,11 +175,15 @@ def _npz(place: str) -> np.lib.npyio.NpzFile:
     path, shown = staged(place), url.shown(place)
     try:
         archive = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{shown}: not a NumPy archive: {' '.join(str(error).split())}") from None
+    except Exception as error:  # as of an array
+        raise ValueError(f"{shown}: not a NumPy archive: {_line(error)}") from None
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise ValueError(f"{shown}: not a NumPy archive but a single array")
     return archive
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _checked(values: np.ndarray, where: str) -> np.ndarray:
