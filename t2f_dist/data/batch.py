@@ -122,8 +122,8 @@ def _bits(identities: Sequence[int]) -> Tensor:
 
 def _images(images: Sequence[np.ndarray]) -> Tensor:
     planes = np.empty((len(images), *images[0].shape), np.uint8)  # not np.stack, which keeps the pixels' order
-    for target, image in zip(planes, images, strict=True):
-        target[...] = image
+    for row, image in enumerate(images):
+        planes[row] = image
     return torch.from_numpy(planes)
 
 

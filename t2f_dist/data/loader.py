@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Sampler
 from t2f_dist.config.schema import Config, Data
 from t2f_dist.data.batch import Batch
 from t2f_dist.data.dataset import Request, Samples, Wanted
+from t2f_dist.data.indexed import IndexedSamples
 from t2f_dist.data.noise import Wishes
 from t2f_dist.data.prefetch import Followed, Prefetch, check_room
 from t2f_dist.data.shards import default_cache
@@ -77,7 +78,7 @@ def open_samples(config: Config, split: str | None = None) -> Samples:
         resolution = config.stages[-1].resolution
         return StreamedSamples(data.shards, config.seed, wanted, resolution, data.vocabulary, data.buffer_samples)
     own = split in (None, data.split)
-    samples = Samples(
+    samples = IndexedSamples(
         data.shards,
         split or data.split,
         config.seed,
@@ -122,7 +123,7 @@ def batches(
     if isinstance(samples, StreamedSamples):
         steps, num_workers = samples.begin(steps, rank, world_size, num_workers)
     positions = RankPositions(steps, rank, world_size, len(samples.lanes))
-    prefetch = Prefetch(samples) if samples.remote else None
+    prefetch = Prefetch(samples) if isinstance(samples, IndexedSamples) and samples.remote else None
     loader = DataLoader(
         samples,
         batch_sampler=Followed(positions, prefetch) if prefetch else positions,

@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from torch.utils.data import Sampler
 
-from t2f_dist.data.dataset import Request, Samples
+from t2f_dist.data.dataset import Request
+from t2f_dist.data.indexed import IndexedSamples
 from t2f_dist.data.order import Order
 from t2f_dist.storage import url
 from t2f_dist.storage.cache import Remote
@@ -39,7 +40,7 @@ class Prefetch:
     What cannot be fetched is left to the loader process that will need it: it tries again, and raises.
     """
 
-    def __init__(self, samples: Samples):
+    def __init__(self, samples: IndexedSamples):
         self.samples = samples
         self._batches: deque[tuple[int, dict[int, Stretch]]] = deque()  # issued and not consumed, with the resolution
         self._known: object = None
@@ -85,7 +86,7 @@ class Prefetch:
         if (ends, small_only) == self._known:
             return
         self._known = (ends, small_only)
-        by_lane = [_until(self.samples.lanes[lane], oldest[lane].first, last) for lane, (_, last) in ends.items()]
+        by_lane = [_until(self.samples.orders[lane], oldest[lane].first, last) for lane, (_, last) in ends.items()]
         by_turn = [window for windows in zip_longest(*by_lane, fillvalue=[]) for window in windows]
         numbers = dict.fromkeys(number for window in by_turn for number in window)
         plan = [Remote(*file) for number in numbers for file in self.samples.shards.files(number, small_only)]
@@ -94,7 +95,7 @@ class Prefetch:
             self._changed.notify()
 
     def _shards(self, lane: int, turn: int) -> list[int]:
-        return self.samples.lanes[lane].shards_from(turn, 1)[0]
+        return self.samples.orders[lane].shards_from(turn, 1)[0]
 
     def _run(self) -> None:
         """The life of the thread."""
@@ -152,7 +153,7 @@ class Followed(Sampler[list[Request]]):
             yield requests
 
 
-def check_room(samples: Samples, max_bytes: int, resolution: int, samples_ahead: int, num_windows: int) -> None:
+def check_room(samples: IndexedSamples, max_bytes: int, resolution: int, samples_ahead: int, num_windows: int) -> None:
     """Raise ValueError where a cache does not hold the shards that are in use at a time, of the largest ones.
 
     Args:
@@ -160,7 +161,7 @@ def check_room(samples: Samples, max_bytes: int, resolution: int, samples_ahead:
         samples_ahead: of training, in the loader processes of all ranks together.
         num_windows: in use at a time, where `samples_ahead` are few: that which is read and the next.
     """
-    shards, num_lanes, window_shards = samples.shards, len(samples.lanes), samples.order.window_shards
+    shards, num_lanes, window_shards = samples.shards, len(samples.orders), samples.order.window_shards
     small_only = not samples.needs_tar(resolution)
     beside = url.local(shards.place) is None  # else tars alone are remote
     sizes = sorted(

@@ -23,10 +23,10 @@ from torch.utils.data import get_worker_info
 from t2f_dist.config.condition import Lstm
 from t2f_dist.config.recipe import ImageRecipe
 from t2f_dist.config.schema import Config
-from t2f_dist.data.captions import Captions
-from t2f_dist.data.dataset import MAX_LOOKED_AT, MAX_SUBSTITUTES, Example, Samples, Wanted
+from t2f_dist.data.dataset import MAX_SUBSTITUTES, Ahead, Example, Samples, Wanted
 from t2f_dist.data.image import decode_foreign
-from t2f_dist.data.order import Place, Window
+from t2f_dist.data.indexed import MAX_LOOKED_AT
+from t2f_dist.data.order import Place
 from t2f_dist.data.tars import Share, Streamed, endless, in_order
 from t2f_dist.shard.format import DamagedSample
 from t2f_dist.shard.manifest import REJECTED, Manifest, RejectedFile, digest
@@ -113,38 +113,28 @@ class StreamedSamples(Samples):
     def __init__(
         self, pattern: str, seed: int, wanted: Wanted, resolution: int, vocabulary: str | None, buffer_samples: int
     ):
-        # Not that of `Samples`, which opens a manifest; its methods find the same attributes.
-        self.place = url.shown(pattern)
-        self.remedy = f"look at all of them with `t2f-dist index {self.place}`"  # where many samples are damaged
+        shown = url.shown(pattern)
         self.tars = [url.check(place) for place in url.expand(pattern)]
-        self.seed = seed
-        self.wanted = wanted
-        self.caption = wanted.modalities.get("caption")
-        self.speech = wanted.modalities.get("speech")
-        self.vocabulary = read_vocabulary(vocabulary) if vocabulary is not None else None
-        self.captions = Captions(self.vocabulary, wanted.max_words) if self.vocabulary else None
-        self.identities: list[int] = []
-        self.identity_names: list[str] = []
-        self._classes: dict[int, int] = {}
-        self._conditions = ["speech"] if self.speech else []
-        self.manifest = StreamManifest(
+        words = read_vocabulary(vocabulary) if vocabulary is not None else None
+        manifest = StreamManifest(
             recipe={"image": ImageRecipe(resolution=resolution).model_dump(mode="json")},
             image_resolution=resolution,
             image_format="any",
             squared=False,
-            sample_rate_hz=self._rate() if self.speech else None,
+            sample_rate_hz=_first_rate(self.tars, shown) if "speech" in wanted.modalities else None,
             vocabulary=None,
             rejected=RejectedFile(file=REJECTED, sha256=digest(b"")),
             splits={},
             totals={},
             names=tuple(url.name(place) for place in self.tars),
-            words_sha256=digest(self.vocabulary.to_json().encode()) if self.vocabulary else "",
+            words_sha256=digest(words.to_json().encode()) if words else "",
         )
-        self._held = Held(self.tars, self.manifest)
+        self._held = Held(self.tars, manifest)
         self._queue = Queue(self._held, max(AHEAD, 4 * wanted.mismatch_candidates))
         self._buffer_samples = buffer_samples
         self._share = Share(seed, 0, 0, 1, 0, 1)
-        self.shards, self.lanes = self._held, [self._queue]
+        super().__init__(shown, self._held, [self._queue], seed, wanted, words)
+        self.remedy = f"look at all of them with `t2f-dist index {shown}`"
 
     def begin(
         self, steps: Iterable[tuple[int, int, int]], rank: int, world_size: int, num_workers: int
@@ -177,23 +167,10 @@ class StreamedSamples(Samples):
         self._begun()
         return super().__getitem__(request)
 
-    def _mismatched(self, position: int, *arguments, **named):
-        try:
-            return super()._mismatched(position, *arguments, **named)
-        except ValueError:
-            raise ValueError(
-                f"{self.place}: no second identity among {len(self._queue)} samples in a row at position {position}:"
-                f" mismatched conditions and images need at least two; {REMEDY}"
-            ) from None
-
-    def _rate(self) -> int:
-        """Hz, of the first voice."""
-        for sample in itertools.islice(in_order(self.tars, True), LOOKED_AT):
-            if sample.speech:
-                return _rate_of(sample.speech)
-        raise ValueError(
-            f"{self.place}: none of the first {LOOKED_AT} samples has a voice (flac, wav, ogg, mp3): set"
-            " condition.speech null"
+    def _one_identity(self, position: int, window: Ahead) -> str:
+        return (
+            f"{self.place}: no second identity among {len(window)} samples in a row at position {position}:"
+            f" mismatched conditions and images need at least two; {REMEDY}"
         )
 
     def examples(self, num: int) -> list[Example]:
@@ -221,8 +198,6 @@ class StreamedSamples(Samples):
 
 class Held:
     """The samples in hand, by place: what `Samples` asks of shards."""
-
-    remote = False  # nothing is fetched ahead of a stream
 
     def __init__(self, tars: Sequence[str], manifest: StreamManifest):
         self.manifest = manifest
@@ -307,7 +282,6 @@ class Queue:
     def __init__(self, held: Held, length: int):
         self.held = held
         self.length = max(length, MAX_SUBSTITUTES)
-        self.window_shards = 1
         self._places: deque[Place] = deque()
         self._samples: Iterator[Streamed] | None = None
         self._process = -1
@@ -322,12 +296,12 @@ class Queue:
         self._samples, self._process = samples, os.getpid()
         self._places = deque(self.held.add(sample) for sample in itertools.islice(samples, self.length))
 
-    def window(self, position: int) -> tuple[Window, int]:
+    def window(self, position: int) -> tuple[Ahead, int]:
         """Those ahead, once one step further: the next stands first."""
         assert self._samples is not None
         self.held.remove(self._places.popleft())
         self._places.append(self.held.add(next(self._samples)))
-        return self, 0  # type: ignore[return-value]
+        return self, 0
 
     def __len__(self) -> int:
         return len(self._places)
@@ -354,6 +328,16 @@ def read_vocabulary(place: str) -> Vocabulary:
         return Vocabulary.from_json(Folder(folder).read(name).decode())
     except ValueError as error:
         raise ValueError(f"data.vocabulary {url.shown(place)}: {error}") from None
+
+
+def _first_rate(tars: Sequence[str], shown: str) -> int:
+    """Hz, of the first voice. Raises ValueError where there is none."""
+    for sample in itertools.islice(in_order(tars, True), LOOKED_AT):
+        if sample.speech:
+            return _rate_of(sample.speech)
+    raise ValueError(
+        f"{shown}: none of the first {LOOKED_AT} samples has a voice (flac, wav, ogg, mp3): set condition.speech null"
+    )
 
 
 def _rate_of(speech: bytes) -> int:

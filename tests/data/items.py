@@ -6,7 +6,8 @@ import numpy as np
 
 from t2f_dist.config.condition import LogMel, Lstm, OneHot
 from t2f_dist.data.batch import Item
-from t2f_dist.data.dataset import Samples, Wanted
+from t2f_dist.data.dataset import Wanted
+from t2f_dist.data.indexed import IndexedSamples
 from t2f_dist.text.vocabulary import Vocabulary
 from tests.data import mixed
 from tests.data.mixed import Face
@@ -16,9 +17,9 @@ ALL = {"caption": Lstm(), "speech": LogMel(seconds=0.4), "identity": OneHot()}
 NUM = mixed.SHARD * mixed.NUM_SHARDS
 
 
-def samples_of(shards: Path, split: str = "train", seed: int = 5, **wanted) -> Samples:
+def samples_of(shards: Path, split: str = "train", seed: int = 5, **wanted) -> IndexedSamples:
     options = {"modalities": ALL, "mismatched": BOTH, "mismatch_candidates": 3}
-    return Samples(shards, split, seed, 2, Wanted(**options | wanted), train_split="train")
+    return IndexedSamples(shards, split, seed, 2, Wanted(**options | wanted), train_split="train")
 
 
 def face_of(item: Item) -> Face:

@@ -155,7 +155,7 @@ def test_examples_look_at_a_bounded_number_of_samples(rare_shards: Path, monkeyp
 
     monkeypatch.setattr(samples.shards, "members", counted)
     for limit, labels in ((20, ["voice of face-0"]), (21, ["voice of face-0", "voice of face-20"])):
-        monkeypatch.setattr("t2f_dist.data.dataset.MAX_LOOKED_AT", limit)
+        monkeypatch.setattr("t2f_dist.data.indexed.MAX_LOOKED_AT", limit)
         read.clear()
         assert [example.label for example in samples.examples(9)] == labels
         assert len(read) == len(set(read)) == limit, "each once"

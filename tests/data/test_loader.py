@@ -12,7 +12,8 @@ from t2f_dist.config.condition import Lstm, Stored
 from t2f_dist.config.load import override, resolve
 from t2f_dist.config.schema import Config
 from t2f_dist.data.batch import Batch
-from t2f_dist.data.dataset import Samples, Wanted
+from t2f_dist.data.dataset import Wanted
+from t2f_dist.data.indexed import IndexedSamples
 from t2f_dist.data.loader import batches, open_samples
 from t2f_dist.training.growth import Growth
 from tests.training.small import RECIPES, config
@@ -139,7 +140,7 @@ def test_shards_that_are_gone_too_small_or_lack_something_are_one_line(portrait_
     with pytest.raises(FileNotFoundError, match="no such directory"):
         open_samples(config("house", tmp_path / "nowhere", tmp_path))
     with pytest.raises(ValueError, match="no such split"):
-        Samples(portrait_shards, "holdout", 0, 1, Wanted({"caption": Lstm()}))
+        IndexedSamples(portrait_shards, "holdout", 0, 1, Wanted({"caption": Lstm()}))
     large = config("house", portrait_shards, tmp_path).model_dump(mode="json")
     large["stages"] = [{"resolution": 4 * 2**i, "stable_images": 8, "batch_size": 8} for i in range(5)]
     for side in ("generator", "discriminator"):
@@ -147,7 +148,7 @@ def test_shards_that_are_gone_too_small_or_lack_something_are_one_line(portrait_
     with pytest.raises(ValueError, match=r"holds images of 32 pixels and the last stage draws 64: shard again"):
         open_samples(resolve(Config, large))
     with pytest.raises(ValueError, match="holds no caption embeddings: shard with --embed MODEL_DIR"):
-        Samples(portrait_shards, "train", 0, 1, Wanted({"caption": Stored()}))
+        IndexedSamples(portrait_shards, "train", 0, 1, Wanted({"caption": Stored()}))
 
 
 def test_a_loader_process_says_what_is_wrong_in_one_line(mixed_shards: Path, monkeypatch: pytest.MonkeyPatch):

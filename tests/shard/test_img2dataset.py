@@ -14,8 +14,9 @@ from PIL import Image
 
 from t2f_dist.config.condition import Lstm
 from t2f_dist.config.index import IndexRecipe
-from t2f_dist.data.dataset import Samples, Wanted
+from t2f_dist.data.dataset import Wanted
 from t2f_dist.data.image import decode_foreign
+from t2f_dist.data.indexed import IndexedSamples
 from t2f_dist.data.tars import webdataset_switches
 from t2f_dist.shard import format as shard_format
 from t2f_dist.shard import index as shard_index
@@ -29,7 +30,7 @@ WANTED = Wanted(modalities={"caption": Lstm()}, mismatched=frozenset({"condition
 
 
 def read(folder: Path, resolution: int, num: int = 24) -> list:
-    samples = Samples(folder, "train", seed=0, window_shards=16, wanted=WANTED)
+    samples = IndexedSamples(folder, "train", seed=0, window_shards=16, wanted=WANTED)
     found = [samples[position, resolution] for position in range(num)]
     samples.close()
     return found
