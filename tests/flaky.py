@@ -76,8 +76,8 @@ def flaky(target: int, faults: list[Fault]) -> Iterator[Flaky]:
             while content := source.recv(1 << 16):
                 if most is not None and sent + len(content) > most:
                     sink.sendall(content[: most - sent])
-                    _reset(sink)
-                    source.close()
+                    for each in (sink, source):
+                        each.shutdown(socket.SHUT_RDWR)  # a close alone waits for the other pump, which still reads
                     return
                 sink.sendall(content)
                 sent += len(content)

@@ -16,7 +16,7 @@ _PASSING_STATUS = (408, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 5
 _FINAL_ERRNO = (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.ENAMETOOLONG, errno.EMSGSIZE, errno.EREMCHG)
 _FINAL_ERRNO += (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOTEMPTY)
 _LIBRARIES = ("aiobotocore", "aiohttp", "asyncio", "botocore", "fsspec", "gcsfs", "google", "hf_xet", "httpcore")
-_LIBRARIES += ("httpx", "huggingface_hub", "requests", "s3fs", "urllib3")
+_LIBRARIES += ("httpcore2", "httpx", "httpx2", "huggingface_hub", "requests", "s3fs", "urllib3")
 _CREDENTIALS = {"s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", "gs": "GOOGLE_APPLICATION_CREDENTIALS"}
 _CREDENTIALS |= {"hf": "HF_TOKEN", "http": "~/.netrc or the URL", "https": "~/.netrc or the URL"}
 

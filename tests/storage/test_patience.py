@@ -2,6 +2,8 @@
 
 import http.server
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -193,6 +195,24 @@ def test_a_web_server_behind_a_bad_network(fault: Fault, files: Path, tmp_path: 
                 with pytest.raises(OSError) as caught:
                     action()
                 assert "4 tries" in str(caught.value) and "secret" not in str(caught.value)
+
+
+HUB = """
+from t2f_dist.storage.folder import Folder
+from tests.s3 import QUICK
+try:
+    Folder("hf://datasets/user/name", QUICK).read("x")
+except OSError as error:
+    print(error)
+"""
+
+
+def test_a_hub_that_is_away_is_told_in_one_line():
+    environment = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:1", "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_secret"}
+    done = subprocess.run([sys.executable, "-c", HUB], env=environment, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.stdout.startswith("hf://datasets/user/name/x: given up after 4 tries: ")
+    assert done.stdout.count("\n") == 1 and "hf_secret" not in done.stdout
 
 
 # Processes.
