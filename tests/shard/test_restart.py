@@ -225,3 +225,31 @@ def test_what_killed_processes_leave_is_removed(small: Corpus, tmp_path: Path):
     (tmp_path / "out/.build/.train-000001.json.77-ab12cd34.tmp").write_bytes(b"half")
     build(recipe, workers=1, progress=False)
     assert files(tmp_path / "out") == finished(small, tmp_path / "whole", samples_per_shard=2)
+
+
+def test_the_same_corpus_elsewhere_makes_the_same_files(small: Corpus, tmp_path: Path):
+    """But for the paths in the recipe, which the manifest keeps: no time and no place is in them."""
+    shutil.copytree(small.root, tmp_path / "moved")
+    moved = Corpus.__new__(Corpus)
+    moved.root, moved.faces = tmp_path / "moved", tmp_path / "moved/faces"
+    one, other = finished(small, tmp_path / "one"), finished(moved, tmp_path / "other")
+    manifests = Manifest.load(tmp_path / "one"), Manifest.load(tmp_path / "other")
+    assert manifests[0].corpus_sha256 == manifests[1].corpus_sha256
+    assert manifests[0].model_copy(update={"recipe": {}}) == manifests[1].model_copy(update={"recipe": {}})
+    assert one.pop("manifest.json") != other.pop("manifest.json")
+    assert one == other
+
+
+def test_an_interrupt_ends_the_workers_and_keeps_what_is_done(tmp_path: Path):
+    corpus = Corpus(tmp_path / "corpus", people=60)
+    recipe = corpus.recipe(tmp_path / "out", samples_per_shard=1)
+    line = command(recipe, tmp_path, "--workers", "2")
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as process:
+        deadline = time.monotonic() + 60
+        while len(records(tmp_path / "out")) < 3 and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.001)
+        os.killpg(process.pid, signal.SIGINT)
+        _, error = process.communicate(timeout=30)  # which the workers hold open too, as long as they live
+    assert process.returncode
+    assert b"Traceback" not in error
+    assert 3 <= len(records(tmp_path / "out")) < 120
