@@ -160,7 +160,8 @@ class Samples(Dataset[Item]):
         self.caption = wanted.modalities.get("caption")
         self.speech = wanted.modalities.get("speech")
         self.vocabulary = vocabulary
-        self.captions = Captions(vocabulary, wanted.max_words) if vocabulary else None
+        compares = wanted.mismatch_candidates > 1 and bool(wanted.mismatched)
+        self.captions = Captions(vocabulary, wanted.max_words, keep=compares) if vocabulary else None
         self.identities = list(identities)
         self.identity_names = list(identity_names)
         self._classes = {identity: number for number, identity in enumerate(self.identities)}
@@ -235,11 +236,8 @@ class Samples(Dataset[Item]):
     def _condition(self, place: Place, members: dict[str, bytes], choice: int, start: float) -> Condition:
         """All that a sample has of what is wanted: the caption that a number chooses, the voice from `start` on."""
         condition: Condition = {}
-        if self.captions is not None and self.captions.get(place) is None:
-            self.captions.read(place, self.source.captions(place))
         if isinstance(self.caption, Lstm):
-            assert self.captions is not None
-            captions = self.captions.get(place)
+            captions = self._captions(place)
             condition["caption"] = captions[choice % len(captions)].tokens if captions else np.zeros(0, np.int64)
         elif self.caption is not None:
             rows = shard_format.embeddings(members["embeddings"])
@@ -327,19 +325,23 @@ class Samples(Dataset[Item]):
                 if caption is None:
                     lacking.append((other, other_choice))
                     continue
-                nearness = similarity(own_caption, caption)
+                nearness = similarity(own_caption, caption) if num > 1 else 0.0
             yield nearness, other, other_choice
+
+    def _captions(self, place: Place) -> list[Caption]:
+        """Those of a sample. Raises DamagedSample."""
+        assert self.captions is not None
+        captions = self.captions.get(place)
+        return self.captions.read(place, self.source.captions(place)) if captions is None else captions
 
     def _caption(self, place: Place, choice: int) -> Caption | None:
         """The caption of a sample that a number chooses; None where it has none, or is damaged."""
         if self.captions is None:
             return None
-        captions = self.captions.get(place)
-        if captions is None:
-            try:
-                captions = self.captions.read(place, self.source.captions(place))
-            except shard_format.DamagedSample:
-                return None  # counted where it is read as a sample
+        try:
+            captions = self._captions(place)
+        except shard_format.DamagedSample:
+            return None  # counted where it is read as a sample
         return captions[choice % len(captions)] if captions else None
 
     def _label(self, place: Place, condition: Condition) -> str:

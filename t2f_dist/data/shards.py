@@ -61,6 +61,19 @@ class OpenShard:
                 os.close(descriptor)
 
 
+class _Forks:
+    """Counted, since to ask for the process at each sample takes longer than to find its shard."""
+
+    number = object()
+
+    @classmethod
+    def another(cls) -> None:
+        cls.number = object()
+
+
+os.register_at_fork(after_in_child=_Forks.another)
+
+
 class Shards:
     """Opened as they are asked for.
 
@@ -84,14 +97,14 @@ class Shards:
         self.max_open = max_open
         self._cache = cache
         self._open: dict[int, OpenShard] = {}
-        self._process = os.getpid()
+        self._forks = _Forks.number
         self._looked_at: set[int] = set()  # shards with damage
 
     def __getitem__(self, number: int) -> OpenShard:
-        opened = self._open.get(number) if self._process == os.getpid() else None
+        opened = self._open.get(number) if self._forks is _Forks.number else None
         if opened is None:
-            if self._process != os.getpid():  # a forked loader process must not share file descriptors
-                self._open, self._process = {}, os.getpid()
+            if self._forks is not _Forks.number:  # a forked loader process must not share what holds cached files
+                self._open, self._forks = {}, _Forks.number
             while len(self._open) >= self.max_open:
                 self._open.pop(next(iter(self._open))).close()
             shard = self.listed[number]
@@ -173,7 +186,7 @@ class Shards:
 
     def keep(self, numbers: Collection[int]) -> None:
         """Close all shards but these: from a cache, what is open cannot be evicted."""
-        if self._process == os.getpid():
+        if self._forks is _Forks.number:
             for number in [number for number in self._open if number not in numbers]:
                 self._open.pop(number).close()
 
@@ -262,7 +275,7 @@ class Shards:
 
     def close(self) -> None:
         """Close the files that this process has open."""
-        if self._process == os.getpid():
+        if self._forks is _Forks.number:
             for opened in self._open.values():
                 opened.close()
         self._open = {}
