@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from t2f_dist.config.recipe import ShardRecipe
+from t2f_dist.shard.ahead import ahead
 from t2f_dist.shard.corpus import Entry, Refusal, lacking, refused
 from t2f_dist.shard.embed import Embedder
 from t2f_dist.shard.encode import Rejected, encode_image, encode_speech
@@ -99,7 +100,7 @@ class Maker:
         Ledger(recipe.out).record(task.name, self.job.build, outcome)
 
     def _samples(self, task: Task, outcome: Outcome, advance: Callable[[], None]) -> Iterator[Sample]:
-        for entry in task.entries:
+        for entry in ahead(task.entries):
             sample = self._encode(entry, outcome.refusals)
             advance()
             if sample is None:

@@ -86,7 +86,7 @@ class Folder:
         return self._files.read(name, start, length)
 
     def fetch(self, name: str, path: Path, progress: Callable[[int], object] | None = None) -> None:
-        """Bring a file here, whole or not at all; no more of it than 32 MiB is held in memory.
+        """Bring a file here, whole or not at all; of a store, 32 MiB of it at a time.
 
         Args:
             path: of the local file to be; its folder is there.

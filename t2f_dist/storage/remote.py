@@ -20,7 +20,7 @@ from t2f_dist.storage.disk import Entry
 from t2f_dist.storage.patience import Patience
 
 BLOCK_BYTES = 8 << 20  # of one request of a file that is fetched
-BLOCKS = 4  # such requests at the same time, so that a transfer holds no more than 32 MiB
+BLOCKS = 4  # such requests at the same time, which take some 70 MB
 PART_BYTES = 16 << 20  # of one request of a file that is stored; larger, where there would be more than 10,000
 _PARTS_MAX = 10_000
 _PAGE_BYTES = 1 << 20  # more than a page of a listing has

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from t2f_dist.config.recipe import AudioRecipe, ImageRecipe, ShardRecipe
+from t2f_dist.shard.ahead import AHEAD, ahead
 from t2f_dist.shard.build import build
 from t2f_dist.shard.corpus import Entry
 from t2f_dist.shard.encode import Rejected, encode_image, encode_speech
@@ -214,6 +215,26 @@ def test_a_picture_that_cannot_be_asked_for_is_not_refused(
     ):
         with pytest.raises(Unreachable):
             encode()
+
+
+def test_pictures_are_asked_for_ahead_and_come_in_order(bucket: str):
+    for number in range(2 * AHEAD):
+        Folder(bucket).write(f"{number}.png", b"%d" % number)
+    asked = []
+
+    def entries():
+        for number in range(3 * AHEAD):
+            asked.append(number)
+            yield Entry(f"{number}", f"{number}", "", (), None, File(bucket, f"{number}.png"))
+
+    for number, entry in enumerate(ahead(entries())):
+        assert number < len(asked) <= number + 1 + AHEAD
+        if number < 2 * AHEAD:
+            assert entry.image.read() == b"%d" % number
+        else:
+            with pytest.raises(FileNotFoundError):
+                entry.image.read()
+    assert len(asked) == 3 * AHEAD
 
 
 def test_a_picture_that_has_changed_since_it_was_listed_is_refused(bucket: str):
