@@ -10,6 +10,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext, SpawnProcess
 
@@ -76,7 +77,13 @@ class _Pool:
     def _start(self) -> None:
         ours, theirs = self.context.Pipe()
         process = self.context.Process(target=_serve, args=(theirs, self.job), daemon=True)
-        process.start()
+        # An interrupt is the parent's to hear, also while the worker still loads its modules and cannot say so itself.
+        resource_tracker.ensure_running()  # which lets interrupts through when it is started
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()  # so that the end of the worker is the end of the connection
         self.workers[ours] = _Worker(process, ours)
 
