@@ -44,7 +44,8 @@ class System:
     def arguments(self, folder: Path, source: Source, count: int, out: Path) -> list[str]:
         line = [str(folder), str(source.resolution), str(QUALITY)]
         if self.script == "floor_build.py":
-            return [*line, "4:2:0" if "4:2:0" in self.name else "4:4:4", str(count)]
+            sampling = "4:2:0" if "4:2:0" in self.name else "4:4:4"
+            return [*line, sampling, "reduced" if self.name == REDUCED.name else "whole", str(count)]
         line += [str(count), str(out)]
         if self.script == "t2f_dist_build.py":
             return [*line, str(self.cores)]
@@ -53,12 +54,13 @@ class System:
 
 SOURCES = (Source(250, 128, 1000, 5000), Source(512, 256, 500, 1800), Source(1024, 256, 250, 800))
 FLOOR = System("decode, resize, encode alone, 4:4:4", "t2f-dist", "floor_build.py", started=False)
+REDUCED = System("the same, decoded at a reduced scale", "t2f-dist", "floor_build.py", started=False)
 CHEAPER = System("decode, resize, encode alone, 4:2:0", "t2f-dist", "floor_build.py", started=False)
 OURS = System("t2f-dist, 1 worker", "t2f-dist", "t2f_dist_build.py")
 TWO = System("t2f-dist, 2 workers", "t2f-dist", "t2f_dist_build.py", cores=2)
 SHARD_WRITER = System("webdataset.ShardWriter loop", "webdataset", "webdataset_build.py", started=False)
 IMG2DATASET = System("img2dataset", "img2dataset", "img2dataset_build.py")
-SYSTEMS = (FLOOR, CHEAPER, OURS, TWO, SHARD_WRITER, IMG2DATASET)
+SYSTEMS = (FLOOR, REDUCED, CHEAPER, OURS, TWO, SHARD_WRITER, IMG2DATASET)
 
 
 @dataclass
@@ -114,6 +116,12 @@ def report(found: dict[tuple[Source, System], Found], rounds: int) -> list[str]:
         f"{_middle(found, source, OURS) / _middle(found, source, IMG2DATASET):.2f} times at {source.size} px"
         for source in SOURCES
     ]
+    shares = [
+        f"{_middle(found, source, system) / _middle(found, source, REDUCED):.0%} at {source.size} px"
+        + (" with two workers" if system is TWO else "")
+        for system in (OURS, TWO)
+        for source in SOURCES
+    ]
     peers = environment.versions("img2dataset", ["img2dataset", "opencv-python-headless", "webdataset"])
     ours = environment.versions("webdataset", ["pillow", "webdataset"])
     return [
@@ -122,7 +130,8 @@ def report(found: dict[tuple[Source, System], Found], rounds: int) -> list[str]:
         "",
         *table(found),
         "",
-        f"t2f-dist, one worker, against img2dataset: {', '.join(ratios)}.",
+        f"t2f-dist, one worker, against img2dataset: {', '.join(ratios)}. Against the floor that decodes as it does,"
+        f" a core: {', '.join(shares)}.",
         "",
         f"Pillow {ours['pillow']}; webdataset {ours['webdataset']}; img2dataset {peers['img2dataset']} with OpenCV"
         f" {peers['opencv-python-headless']} and webdataset {peers['webdataset']}, center_crop, 256 threads, addresses"

@@ -13,6 +13,7 @@ import numpy as np
 
 from t2f_dist.config.load import read_yaml, resolve
 from t2f_dist.config.schema import Config
+from t2f_dist.data.indexed import IndexedSamples
 from t2f_dist.data.loader import batches, open_samples
 from t2f_dist.data.order import Order
 
@@ -41,6 +42,7 @@ def main() -> None:
     before = anonymous()
     start = time.perf_counter()
     samples = open_samples(config)
+    assert isinstance(samples, IndexedSamples)
     opened = time.perf_counter() - start
     found: dict[str, float] = {"open": opened, "memory_open": anonymous() - before}
     counts = [shard.num_samples for shard in samples.shards.listed]

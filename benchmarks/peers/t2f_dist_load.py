@@ -13,7 +13,7 @@ import ready
 
 from t2f_dist.config.load import read_yaml, resolve
 from t2f_dist.config.schema import Config
-from t2f_dist.data.dataset import Wanted
+from t2f_dist.data.dataset import Samples, Wanted
 from t2f_dist.data.indexed import IndexedSamples
 from t2f_dist.data.loader import batches, open_samples
 
@@ -27,7 +27,7 @@ def resolved(folder: str, stored: int) -> Config:
     return resolve(Config, read_yaml(CONFIG), [f"data.shards={folder}", f"stages={stages}", *changes])
 
 
-def from_position(samples: IndexedSamples, resolution: int, first: int, workers: int = 0):
+def from_position(samples: Samples, resolution: int, first: int, workers: int = 0):
     steps = ((first + step * ready.BATCH, ready.BATCH, resolution) for step in itertools.count())
     for batch in batches(samples, steps, 0, 1, workers):
         yield batch.images, batch.condition

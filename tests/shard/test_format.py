@@ -101,7 +101,9 @@ def test_an_index_that_leads_out_of_its_files_is_refused(shards: Path, tmp_path:
         shard_format.open_index(tmp_path / shard.index, shard.model_copy(update={"index_sha256": written.sha256}))
 
 
-@pytest.mark.parametrize("name", ["../x.tar", "/x.tar", "a/b.tar", ".x", "", "pipe:cat", "ssh://h/x.tar", "s3://a/../b"])
+@pytest.mark.parametrize(
+    "name", ["../x.tar", "/x.tar", "a/b.tar", ".x", "", "pipe:cat", "ssh://h/x.tar", "s3://a/../b"]
+)
 def test_a_manifest_names_files_that_lead_nowhere_else(shards: Path, name: str):
     content = Manifest.load(shards).model_dump(mode="json")
     for field in ("name", "index", "small"):

@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import tarfile
-import warnings
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -395,8 +394,3 @@ def _read(shards: Shards, place: Place, right: set[bytes], honest: bool) -> str:
         if wrong and honest:
             raise Escape(f"wrong bytes accepted at {place}: {wrong[0][:60]!r}")
     return outcome
-
-
-def quiet() -> None:
-    """Pillow and NumPy warn of odd files; here all files are odd."""
-    warnings.simplefilter("ignore")
