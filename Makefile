@@ -54,9 +54,8 @@ format: install  ## let ruff rewrite what it can
 
 demo: install  ## draw a corpus, shard it, train two ranks on the CPU, sample, measure (about 6 minutes)
 	@[ -f $(DEMO)/corpus/corpus.json ] || $(BIN)/t2f-dist demo --out $(DEMO)/corpus --num 12000 --resolution 32
-	@[ -f $(DEMO)/shards/manifest.json ] || \
-	    $(BIN)/t2f-dist shard shards/recipes/portraits.yaml --faces $(DEMO)/corpus/faces \
-	        --captions $(DEMO)/corpus/captions.jsonl --speech $(DEMO)/corpus/speech.csv --out $(DEMO)/shards
+	@$(BIN)/t2f-dist shard shards/recipes/portraits.yaml --faces $(DEMO)/corpus/faces \
+	    --captions $(DEMO)/corpus/captions.jsonl --speech $(DEMO)/corpus/speech.csv --out $(DEMO)/shards
 	$(BIN)/accelerate launch --config_file launch/cpu.yaml -m t2f_dist.train --config configs/demo.yaml
 	@$(BIN)/t2f-dist evaluate $(DEMO)/run --out $(DEMO)/agreement.json
 	@$(BIN)/t2f-dist sample $(DEMO)/run --captions configs/demo_captions.txt --out $(DEMO)/faces.png

@@ -93,7 +93,7 @@ class _Build:
     def run(self) -> Report:
         added: Extension | None = None
         if MANIFEST in self.names and not self.manner.overwrite:
-            manifest = Manifest.load(self.recipe.out)
+            manifest = self._manifest()
             if not self.manner.extend:
                 return self._nothing_to_do(manifest)
             added = self._added(manifest)
@@ -133,6 +133,12 @@ class _Build:
         if found is None or MANIFEST not in self.names:
             return found
         return found if found["base"] == self._base() else None
+
+    def _manifest(self) -> Manifest:
+        try:
+            return Manifest.load(self.recipe.out)
+        except ValueError as error:
+            raise ValueError(f"{error}. --overwrite replaces what is there") from None
 
     def _base(self) -> str:
         return digest(self.ledger.out.read(MANIFEST))
@@ -292,15 +298,16 @@ class _Build:
         rest = [task for task in mine if task.name not in done]
         written, failed = 0, list[Failed]()
         with tqdm(
-            total=sum(len(task.entries) for task in mine),
-            initial=sum(len(task.entries) for task in mine if task.name in done),
+            total=sum(task.num_images for task in mine),
+            initial=sum(task.num_images for task in mine if task.name in done),
             unit="image",
             desc="shard",
             disable=not self.manner.progress,
             mininterval=0.5,
         ) as bar:
             workers, retries = self.manner.workers, self.manner.retries
-            with closing(engine.run(self.manner.engine, rest, job, workers, retries, bar.update, encoder)) as events:
+            maker = job.open(encoder) if encoder else None  # it is loaded already
+            with closing(engine.run(self.manner.engine, rest, job, workers, retries, bar.update, maker)) as events:
                 for event in events:
                     if isinstance(event, Failed):
                         failed.append(event)

@@ -13,8 +13,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from t2f_dist.shard.engine import Done, Failed, Fault, fault
-from t2f_dist.shard.task import Job, Maker, Task
+from t2f_dist.shard.engine import Done, Failed, Fault, Job, Maker, Task, fault
 
 _AHEAD = 4  # tasks a core that are handed to Ray at once: it would hold all of them in its store
 
@@ -98,7 +97,7 @@ def _collected(
                 found = _result(ray, reference)
                 if found is not None and found.refusal:
                     raise ValueError(found.reason)
-                advance(len(task.entries))
+                advance(task.num_images)
                 yield Failed(task.name, found.reason, retries + 1 if found.again else 1) if found else Done(task.name)
     finally:
         for reference in running:
@@ -116,14 +115,14 @@ def _result(ray: Any, reference: Any) -> Fault | None:
     return None
 
 
-_maker: Maker | None = None  # of a worker process: the encoder is loaded once
+_opened: tuple[Job, Maker] | None = None  # of a worker process: the encoder is loaded once
 
 
 def _make(task: Task, job: Job, folder: str) -> None:
     """In a worker: paths are relative to the folder of the one who called, if it is there."""
-    global _maker
+    global _opened
     with contextlib.suppress(OSError):
         os.chdir(folder)
-    if _maker is None or _maker.job != job:
-        _maker = job.open()
-    _maker.make(task, lambda: None)
+    if _opened is None or _opened[0] != job:
+        _opened = job, job.open()
+    _opened[1].make(task, lambda: None)

@@ -4,13 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    from t2f_dist.shard.task import Job, Task
-    from t2f_dist.text.sentence import SentenceEncoder
+from typing import Any, Literal, Protocol
 
 Engine = Literal["process", "ray"]
+
+
+class Task(Protocol):
+    """One piece of work: a shard to write, a tar to index. Picklable."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def num_images(self) -> int:
+        """0 where that is not known before."""
+        ...
+
+
+class Maker(Protocol):
+    """What does the work, in the process that does it."""
+
+    def make(self, task: Any, advance: Callable[[], None]) -> None:
+        """`advance()` is called after each image. Raises ValueError, OSError, MemoryError as `fault` takes them."""
+        ...
+
+
+class Job(Protocol):
+    """What all tasks have in common; small and picklable, so that it goes to every worker."""
+
+    def open(self) -> Maker: ...
 
 
 @dataclass(frozen=True)
@@ -71,14 +92,14 @@ def run(
     workers: int,
     retries: int,
     advance: Callable[[int], object],
-    encoder: SentenceEncoder | None = None,
+    maker: Maker | None = None,
 ) -> Generator[Done | Failed, None, None]:
     """Make shards, in any order; what became of each as soon as it is known.
 
     Args:
         retries: how often a shard is tried again whose process was killed, or that met an error of the system.
         advance: is called with the number of images that came to an end, which is negative where some are begun again.
-        encoder: of the captions, where this process has loaded it.
+        maker: where this process has opened the job already.
 
     Raises:
         ValueError: the corpus does not fit the recipe, or Ray is not installed.
@@ -89,7 +110,7 @@ def run(
 
         yield from cluster.run(tasks, job, workers, retries, advance)
     elif workers == 1 or len(tasks) < 2:
-        yield from _here(tasks, job, retries, advance, encoder)
+        yield from _here(tasks, job, retries, advance, maker)
     else:
         from t2f_dist.shard import pool
 
@@ -97,11 +118,11 @@ def run(
 
 
 def _here(
-    tasks: Sequence[Task], job: Job, retries: int, advance: Callable[[int], object], encoder: SentenceEncoder | None
+    tasks: Sequence[Task], job: Job, retries: int, advance: Callable[[int], object], maker: Maker | None
 ) -> Generator[Done | Failed, None, None]:
     if not tasks:
         return
-    maker = job.open(encoder)
+    maker = maker or job.open()
     for task in tasks:
         tries = 0
         while True:
@@ -119,7 +140,7 @@ def _here(
                 advance(-images)
                 if tries <= retries:
                     continue
-                advance(len(task.entries))
+                advance(task.num_images)
                 yield Failed(task.name, fault(error).reason, tries)
             else:
                 yield Done(task.name)

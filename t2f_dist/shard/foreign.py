@@ -87,7 +87,7 @@ class ForeignTar:
     """The tar as a task of `t2f_dist.shard.engine`."""
 
     tar: Tar
-    entries: tuple[()] = ()  # how many samples it has is not known before
+    num_images: int = 0  # not known before it is read
 
     @property
     def name(self) -> str:
@@ -150,7 +150,7 @@ class ForeignJob:
     recipe: IndexRecipe
     build: str
 
-    def open(self, _: object = None) -> ForeignJob:
+    def open(self) -> ForeignJob:
         return self
 
     def make(self, task: ForeignTar, advance: Callable[[], None]) -> None:

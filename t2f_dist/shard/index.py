@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from tqdm import tqdm
 
@@ -135,9 +135,7 @@ def _run(
     with tqdm(unit="image", desc="index", disable=not progress, mininterval=0.5) as bar:
         bar.set_postfix_str(f"{done} of {num_tars} tars", refresh=False)
         workers = min(workers, max(1, len(waiting)))
-        # The engines ask of a task its name, and of a job that it opens a maker: both of these are that.
-        tasks, shared = cast(Any, waiting), cast(Any, job)
-        for outcome in engine.run("process", tasks, shared, workers, retries, advance):
+        for outcome in engine.run("process", waiting, job, workers, retries, advance):
             failed += [outcome] if isinstance(outcome, Failed) else []
             done += 1
             bar.set_postfix_str(f"{done} of {num_tars} tars")

@@ -14,8 +14,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext, SpawnProcess
 
-from t2f_dist.shard.engine import Done, Failed, Fault, fault
-from t2f_dist.shard.task import Job, Task
+from t2f_dist.shard.engine import Done, Failed, Fault, Job, Task, fault
 
 _SECONDS = 0.5  # between two counts of images that a worker sends
 
@@ -123,7 +122,7 @@ class _Pool:
         if found.again and self.tries[name] <= self.retries:
             waiting.appendleft(worker.task)
         else:
-            self.advance(len(worker.task.entries))
+            self.advance(worker.task.num_images)
             yield Failed(name, found.reason, self.tries[name])
 
     def close(self) -> None:

@@ -36,6 +36,10 @@ class Task:
     def name(self) -> str:
         return shard_name(self.split, self.number).removesuffix(".tar")
 
+    @property
+    def num_images(self) -> int:
+        return len(self.entries)
+
 
 def tasks(
     splits: Mapping[SplitName, list[Entry]], samples_per_shard: int, first: Mapping[SplitName, int]
