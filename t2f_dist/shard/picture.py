@@ -17,6 +17,7 @@ from t2f_dist.storage.patience import Unreachable
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 
 
+_ON_ITS_SIDE = (5, 6, 7, 8)  # orientations of EXIF
 PASSES_MAX = 100  # of a progressive JPEG, thumbnails included; encoders make about ten
 
 
@@ -47,14 +48,15 @@ def opened(read: Callable[[], bytes], recipe: ImageRecipe | None = None, resolut
                 check_passes(content, image)
                 width, height = image.size
                 if recipe is not None and image.format in ("JPEG", "MPO"):
-                    upright = (height, width) if _is_turned(image) else (width, height)
+                    upright = (height, width) if _turn(image) in _ON_ITS_SIDE else (width, height)
                     scale = _scale(upright, recipe, resolution or recipe.resolution)
                     if scale > 1:
                         image.draft("RGB", (width // scale, height // scale))
                 image.load()
-                turned = _is_turned(image)
-                ImageOps.exif_transpose(image, in_place=True)  # which spares a copy of what is upright
-                return Opened(image, (height, width) if turned else (width, height))
+                turn = _turn(image)
+                if turn != 1:
+                    ImageOps.exif_transpose(image, in_place=True)
+                return Opened(image, (height, width) if turn in _ON_ITS_SIDE else (width, height))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise Rejected(f"more than {Image.MAX_IMAGE_PIXELS} pixels") from None
     except FileNotFoundError:
@@ -66,9 +68,12 @@ def opened(read: Callable[[], bytes], recipe: ImageRecipe | None = None, resolut
         raise Rejected(f"unreadable image: {text or type(error).__name__}") from None
 
 
-def _is_turned(image: Image.Image) -> bool:
-    """Whether it lies on its side."""
-    return image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+def _turn(image: Image.Image) -> int:
+    """How a camera held it, as EXIF counts; 1: upright."""
+    # Other formats say it in ways that only `getexif` knows.
+    if image.format == "JPEG" and "exif" not in image.info:
+        return 1
+    return image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
 def _scale(size: tuple[int, int], recipe: ImageRecipe, resolution: int) -> int:
@@ -90,11 +95,26 @@ def _scale(size: tuple[int, int], recipe: ImageRecipe, resolution: int) -> int:
 
 def check_passes(content: bytes, image: Image.Image) -> None:
     """Raises Rejected for a JPEG of which a small file makes a decoder go over all pixels for minutes."""
-    if image.format not in ("JPEG", "MPO"):
+    if image.format not in ("JPEG", "MPO") or _is_of_one_pass(content):
         return
     values = np.frombuffer(content, np.uint8)  # which counts a pair of bytes ten times as fast as bytes.count
     if np.count_nonzero((values[:-1] == 0xFF) & (values[1:] == 0xDA)) > PASSES_MAX:
         raise Rejected(f"a JPEG of more than {PASSES_MAX} passes")
+
+
+def _is_of_one_pass(content: bytes) -> bool:
+    """Whether a JPEG is sequential and its first scan holds all channels: a decoder reads no further."""
+    place, channels = 2, 0
+    while len(content) > place + 9 and content[place] == 0xFF:
+        marker = content[place + 1]
+        if marker in (0xC0, 0xC1):
+            channels = content[place + 9]
+        elif marker == 0xDA:
+            return channels > 0 and content[place + 4] == channels
+        elif 0xC2 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return False  # progressive, or of a kind that is not known
+        place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+    return False
 
 
 def rgb(image: Image.Image, recipe: ImageRecipe) -> Image.Image:
