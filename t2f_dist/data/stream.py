@@ -11,7 +11,7 @@ import io
 import itertools
 import json
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -27,16 +27,18 @@ from t2f_dist.data.dataset import MAX_SUBSTITUTES, Ahead, Example, Samples, Want
 from t2f_dist.data.image import decode_foreign
 from t2f_dist.data.indexed import MAX_LOOKED_AT
 from t2f_dist.data.order import Place
-from t2f_dist.data.tars import Share, Streamed, endless, in_order
+from t2f_dist.data.tars import SAMPLE_BYTES_MAX, Share, Streamed, endless, in_order
 from t2f_dist.shard.format import DamagedSample
-from t2f_dist.shard.manifest import REJECTED, Manifest, RejectedFile, digest
+from t2f_dist.shard.manifest import REJECTED, VOCABULARY_BYTES_MAX, Manifest, RejectedFile, digest
 from t2f_dist.storage import url
 from t2f_dist.storage.folder import Folder
 from t2f_dist.text.vocabulary import Vocabulary
 
 AHEAD = 64  # samples that are read ahead: among them a mismatched one is found, and one in place of a damaged one
+QUEUE_BYTES_MAX = 1 << 27  # of these; with what waits to be shuffled, 512 MB of a loader process
 LOOKED_AT = 256  # samples, for the rate of voices
-VOCABULARY_BYTES_MAX = 1 << 26
+VOICES_LOOKED_AT = 16  # among them
+RATES = range(1_000, 192_001)  # Hz, of which a manifest knows
 REMEDY = "t2f-dist index makes shards of these tars without rewriting them"
 
 NOTE = (
@@ -129,11 +131,11 @@ class StreamedSamples(Samples):
             names=tuple(url.name(place) for place in self.tars),
             words_sha256=digest(words.to_json().encode()) if words else "",
         )
-        self._held = Held(self.tars, manifest)
-        self._queue = Queue(self._held, max(AHEAD, 4 * wanted.mismatch_candidates))
+        self._in_hand = InHand(self.tars, manifest)
+        self._queue = Queue(self._in_hand, max(AHEAD, 4 * wanted.mismatch_candidates))
         self._buffer_samples = buffer_samples
         self._share = Share(seed, 0, 0, 1, 0, 1)
-        super().__init__(shown, self._held, [self._queue], seed, wanted, words)
+        super().__init__(shown, self._in_hand, [self._queue], seed, wanted, words)
         self.remedy = f"look at all of them with `t2f-dist index {shown}`"
 
     def begin(
@@ -177,16 +179,16 @@ class StreamedSamples(Samples):
         """The first samples of the tars that have all that is wanted, as `Samples.examples`."""
         found: dict[str, Example] = {}
         for sample in itertools.islice(in_order(self.tars, self.speech is not None), MAX_LOOKED_AT):
-            place = self._held.add(sample)
+            place = self._in_hand.add(sample)
             try:
-                condition = self._condition(place, self._held.members(place, self._conditions), choice=0, start=0.0)
+                condition = self._condition(place, self._in_hand.members(place, self._conditions), choice=0, start=0.0)
                 if all(len(values) for values in condition.values()):
                     label = self._label(place, condition)
                     found.setdefault(label, Example(condition, label))
             except DamagedSample:
                 continue  # counted where it is read as a sample
             finally:
-                self._held.remove(place)
+                self._in_hand.remove(place)
             if len(found) == num:
                 break
         return list(found.values())
@@ -196,14 +198,14 @@ class StreamedSamples(Samples):
         self._queue.close()
 
 
-class Held:
+class InHand:
     """The samples in hand, by place: what `Samples` asks of shards."""
 
     def __init__(self, tars: Sequence[str], manifest: StreamManifest):
         self.manifest = manifest
         self.listed = [Listed(url.shown(place)) for place in tars]
         self.recipe = ImageRecipe(resolution=manifest.image_resolution)
-        self._facts = [Facts({}, {}) for _ in tars]
+        self._noted = [Noted({}, {}) for _ in tars]
         self._samples: dict[Place, Streamed] = {}
         self._times: dict[Place, int] = {}
 
@@ -211,8 +213,8 @@ class Held:
         """A place is in hand until it was removed as often as it was added."""
         place = Place(sample.tar, sample.row)
         self._samples[place] = sample
-        self._facts[place.shard].identities[place.row] = sample.identity
-        self._facts[place.shard].voiced[place.row] = bool(sample.speech)
+        self._noted[place.shard].identities[place.row] = sample.identity
+        self._noted[place.shard].voiced[place.row] = bool(sample.speech)
         self._times[place] = self._times.get(place, 0) + 1
         return place
 
@@ -220,11 +222,11 @@ class Held:
         self._times[place] -= 1
         if not self._times[place]:
             del self._times[place], self._samples[place]
-            for facts in self._facts[place.shard]:
-                del facts[place.row]
+            for noted in self._noted[place.shard]:
+                del noted[place.row]
 
-    def __getitem__(self, number: int) -> Facts:
-        return self._facts[number]
+    def __getitem__(self, number: int) -> Noted:
+        return self._noted[number]
 
     def sample(self, place: Place) -> Streamed:
         """Raises DamagedSample."""
@@ -243,12 +245,12 @@ class Held:
         """No sample of a stream has small levels."""
 
     def members(self, place: Place, names: Sequence[str]) -> dict[str, bytes]:
-        """Raises DamagedSample, also where a voice is of another rate than the first."""
+        """Raises DamagedSample, also where a voice is of another rate than the first ones."""
         sample = self.sample(place)
         if "speech" in names and sample.speech:
             rate = _rate_of(sample.speech)
             if rate != self.manifest.sample_rate_hz:
-                raise DamagedSample(f"speech: {rate} Hz, where the first voice has {self.manifest.sample_rate_hz}")
+                raise DamagedSample(f"speech: {rate} Hz, where the first voices have {self.manifest.sample_rate_hz}")
         return {name: sample.image if name == "image" else sample.speech for name in names}
 
     def picture(self, content: bytes, resolution: int) -> np.ndarray:
@@ -269,7 +271,7 @@ class Listed(NamedTuple):
     name: str
 
 
-class Facts(NamedTuple):
+class Noted(NamedTuple):
     """Of the samples in hand of one tar, by row."""
 
     identities: dict[int, int]
@@ -277,12 +279,21 @@ class Facts(NamedTuple):
 
 
 class Queue:
-    """The samples to come, of which the first is the next: what `Samples` asks of an order."""
+    """The samples to come, of which the first is the next: what `Samples` asks of an order.
 
-    def __init__(self, held: Held, length: int):
-        self.held = held
+    Args:
+        length: of the queue; less where samples are so large that they would be more than QUEUE_BYTES_MAX.
+
+    Attributes:
+        num_bytes: of the samples in it.
+    """
+
+    def __init__(self, in_hand: InHand, length: int):
+        self.in_hand = in_hand
         self.length = max(length, MAX_SUBSTITUTES)
         self._places: deque[Place] = deque()
+        self._sizes: deque[int] = deque()
+        self.num_bytes = 0
         self._samples: Iterator[Streamed] | None = None
         self._process = -1
 
@@ -294,13 +305,23 @@ class Queue:
     def open(self, samples: Iterator[Streamed]) -> None:
         self.close()
         self._samples, self._process = samples, os.getpid()
-        self._places = deque(self.held.add(sample) for sample in itertools.islice(samples, self.length))
+        self._fill()
+
+    def _fill(self) -> None:
+        """At least two samples, so that one has another to be mismatched with."""
+        assert self._samples is not None
+        # While there is room for the largest that may come.
+        while len(self) < 2 or (len(self) < self.length and self.num_bytes <= QUEUE_BYTES_MAX - SAMPLE_BYTES_MAX):
+            sample = next(self._samples)
+            self._places.append(self.in_hand.add(sample))
+            self._sizes.append(sample.num_bytes)
+            self.num_bytes += sample.num_bytes
 
     def window(self, position: int) -> tuple[Ahead, int]:
         """Those ahead, once one step further: the next stands first."""
-        assert self._samples is not None
-        self.held.remove(self._places.popleft())
-        self._places.append(self.held.add(next(self._samples)))
+        self.in_hand.remove(self._places.popleft())
+        self.num_bytes -= self._sizes.popleft()
+        self._fill()
         return self, 0
 
     def __len__(self) -> int:
@@ -311,8 +332,10 @@ class Queue:
 
     def close(self) -> None:
         for place in self._places:
-            self.held.remove(place)
+            self.in_hand.remove(place)
         self._places.clear()
+        self._sizes.clear()
+        self.num_bytes = 0
         self._samples = None
 
 
@@ -331,17 +354,35 @@ def read_vocabulary(place: str) -> Vocabulary:
 
 
 def _first_rate(tars: Sequence[str], shown: str) -> int:
-    """Hz, of the first voice. Raises ValueError where there is none."""
+    """Hz, which most of the first voices have. Raises ValueError where there is none."""
+    rates: Counter[int] = Counter()
+    damage = ""
     for sample in itertools.islice(in_order(tars, True), LOOKED_AT):
-        if sample.speech:
-            return _rate_of(sample.speech)
-    raise ValueError(
-        f"{shown}: none of the first {LOOKED_AT} samples has a voice (flac, wav, ogg, mp3): set condition.speech null"
-    )
+        try:
+            if sample.damage:
+                raise DamagedSample(sample.damage)
+            if sample.speech:
+                rates[_rate_of(sample.speech)] += 1
+        except DamagedSample as error:  # counted where it is read as a sample
+            damage = damage or f"; {url.name(tars[sample.tar])}, sample {sample.row}: {error}"
+        if rates.total() == VOICES_LOOKED_AT:
+            break
+    if not rates:
+        raise ValueError(
+            f"{shown}: none of the first {LOOKED_AT} samples has a voice (flac, wav, ogg, mp3): set condition.speech"
+            f" null{damage}"
+        )
+    return rates.most_common(1)[0][0]
 
 
 def _rate_of(speech: bytes) -> int:
+    """Hz. Raises DamagedSample."""
     try:
-        return soundfile.info(io.BytesIO(speech)).samplerate
+        rate = soundfile.info(io.BytesIO(speech)).samplerate
     except (soundfile.SoundFileError, RuntimeError) as error:
-        raise DamagedSample(f"speech: cannot be decoded ({error})") from None
+        # The whole text names an object by its address.
+        reason = error.error_string if isinstance(error, soundfile.LibsndfileError) else error
+        raise DamagedSample(f"speech: cannot be decoded ({reason})") from None
+    if rate not in RATES:
+        raise DamagedSample(f"speech: {rate} Hz")
+    return rate

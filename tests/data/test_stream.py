@@ -12,10 +12,11 @@ from webdataset import utils as webdataset_switches
 
 from t2f_dist.config.load import override, resolve
 from t2f_dist.config.schema import Config
+from t2f_dist.data import stream as data_stream
 from t2f_dist.data.batch import Batch
 from t2f_dist.data.loader import batches, open_samples
 from t2f_dist.data.stream import NOTE, StreamedSamples
-from t2f_dist.data.tars import in_order
+from t2f_dist.data.tars import SAMPLE_BYTES_MAX, in_order
 from t2f_dist.shard.manifest import Manifest
 from t2f_dist.storage.url import expand
 from t2f_dist.training.growth import Growth
@@ -158,12 +159,63 @@ def test_voices_are_heard_and_those_of_another_rate_are_damaged(tmp_path: Path):
     lengths = torch.cat([batch.condition["speech"][1] for batch in made]).tolist()
     assert set(lengths) == {0, 3200}
     assert {damage.reason for batch in made for damage in batch.damage} == {
-        "speech: 8000 Hz, where the first voice has 16000"
+        "speech: 8000 Hz, where the first voices have 16000"
     }
     assert [example.label for example in samples.examples(2)] == ["voice of 000000000", "voice of 000000001"]
     silent = img2dataset.write(tmp_path / "x.tar", members[:3])
     with pytest.raises(ValueError, match="none of the first 256 samples has a voice"):
         open_samples(config("both", silent, Path("nowhere"), *VOICE_ALONE))
+
+
+def test_the_rate_is_that_of_most_of_the_first_voices_that_can_be_decoded(tmp_path: Path):
+    def tar(name: str, voices: list[bytes]) -> Path:
+        keys = [f"{number:09d}" for number in range(len(voices))]
+        pairs = [(*img2dataset.sample(key), (f"{key}.wav", voice)) for key, voice in zip(keys, voices, strict=True)]
+        return img2dataset.write(tmp_path / name, [member for pair in pairs for member in pair])
+
+    def rate(path: Path) -> int | None:
+        return open_samples(config("both", path, Path("nowhere"), *VOICE_ALONE)).manifest.sample_rate_hz
+
+    spoken = {}
+    for hertz in (500, 8_000, 16_000):
+        speak(tmp_path / "x.wav", 1, rate=hertz, seconds=0.01)
+        spoken[hertz] = (tmp_path / "x.wav").read_bytes()
+    noise = b"RIFF" + bytes(40)
+    most = [noise, spoken[500], spoken[500], spoken[500], spoken[8_000], spoken[16_000], spoken[16_000]]
+    assert rate(tar("most.tar", most)) == 16_000
+    with pytest.raises(
+        ValueError, match=r"none of .* has a voice .*; none.tar, sample 0: speech: cannot be decoded .Format not"
+    ):
+        rate(tar("none.tar", [noise, spoken[500]]))
+
+
+def test_what_is_read_ahead_is_bounded_in_bytes(portrait_shards: Path, monkeypatch: pytest.MonkeyPatch):
+    house = settings("house", portrait_shards, "data.buffer_samples=1")
+    plain = stream(house, 3)
+    for most, length in ((SAMPLE_BYTES_MAX + (1 << 16), (5, 63)), (0, (2, 2))):
+        monkeypatch.setattr(data_stream, "QUEUE_BYTES_MAX", most)
+        samples = open_samples(house)
+        assert isinstance(samples, StreamedSamples)
+        for position in range(24):
+            samples[position, 8]
+            queue = samples._queue
+            assert length[0] <= len(queue) <= length[1]
+            held = [samples._in_hand.sample(queue.place(which)).num_bytes for which in range(len(queue))]
+            assert queue.num_bytes == sum(held) and (not most or sum(held) - held[-1] <= 1 << 16)
+        samples.close()
+        assert samples._queue.num_bytes == 0
+    monkeypatch.undo()
+    assert same(plain, stream(house, 3))
+
+
+def test_a_damaged_tar_does_not_end_a_rank_that_was_dealt_no_other(portrait_shards: Path, tmp_path: Path):
+    shard = Manifest.load(portrait_shards).shards("train")[0]
+    (tmp_path / "0.tar").write_bytes(b"?" * 2048)
+    (tmp_path / "1.tar").write_bytes((portrait_shards / shard.name).read_bytes())
+    house = settings("house", portrait_shards, f"data.shards={tmp_path}/{{0,1}}.tar", "data.buffer_samples=10")
+    for rank in range(2):
+        damage = [each for batch in stream(house, 20, rank=rank, world=2) for each in batch.damage]
+        assert {each.shard.rpartition("/")[2] for each in damage} <= {"0.tar"}
 
 
 def test_examples_are_of_the_first_samples(portrait_shards: Path):

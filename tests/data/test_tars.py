@@ -2,16 +2,24 @@
 
 import io
 import json
+import os
+import re
 import tarfile
+import threading
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from pathlib import Path
 
 import pytest
 import webdataset
 
-from t2f_dist.data.tars import BYTES_MAX, Share, Streamed, endless, in_order
+from t2f_dist.data import tars as data_tars
+from t2f_dist.data.positions import Stream, draw
+from t2f_dist.data.tars import BYTES_MAX, SAMPLE_BYTES_MAX, Share, Streamed, endless, in_order
 from t2f_dist.shard import format as shard_format
 from t2f_dist.shard.manifest import Manifest
 from tests.shard import img2dataset
@@ -92,6 +100,30 @@ def test_the_buffer_shuffles_and_loses_nothing(tars: list[str], size: int):
     assert (keys(endless(tars, share(), False, size), 20) != keys(endless(tars, share(), False, 1), 20)) == (size > 1)
 
 
+def test_the_buffer_draws_what_nobody_else_draws(tars: list[str]):
+    plain = keys(endless(tars, share(), False, 10), 100)
+    disturbed = []
+    for sample in islice(endless(tars, share(), False, 10), 100):
+        disturbed.append(sample.key)
+        draw(1, Stream.FLIP, len(disturbed)).random()
+    assert disturbed == plain
+
+
+def test_equal_tars_are_shuffled_in_another_way_by_each_rank_and_loader_process(tars: list[str]):
+    same = [tars[0]] * 4
+    shares = [share(), share(rank=1, world=2), share(worker=1, workers=2), share(start=8), share(seed=1)]
+    orders = [tuple(keys(endless(same, each, False, 2 * EACH), 40)) for each in shares]
+    assert len(set(orders)) == len(shares)
+
+
+def test_the_buffer_is_bounded_in_bytes(tars: list[str], monkeypatch: pytest.MonkeyPatch):
+    largest = max(sample.num_bytes for sample in in_order(tars, False))
+    monkeypatch.setattr(data_tars, "BUFFER_BYTES_MAX", SAMPLE_BYTES_MAX + 4 * largest)
+    stream = endless(tars, share(), False, 1000)
+    first = {sample.key for sample in islice(stream, EACH)}
+    assert first <= {sample.key for sample in islice(endless(tars, share(), False, 1), 2 * EACH + 8)}
+
+
 def cut(content: bytes) -> bytes:
     return content[: len(content) // 2]
 
@@ -130,11 +162,47 @@ def test_tars_that_are_not_there_are_damage_and_none_at_all_is_an_error(tars: li
     missing = str(tmp_path / "missing.tar")
     found = list(in_order([missing, tars[0]], False))
     assert "missing.tar" in found[0].damage and len(found) == EACH + 1
-    with pytest.raises(ValueError, match="no sample in a whole epoch of the tars, such as .*missing.tar.*No such file"):
+    with pytest.raises(ValueError, match="no sample in any of 1 tars, such as .*missing.tar: .*No such file"):
         keys(endless([missing], share(), False, 1), 2)
-    img2dataset.write(tmp_path / "empty.tar", [])
-    with pytest.raises(ValueError, match="no sample in a whole epoch"):
-        keys(endless([str(tmp_path / "empty.tar")], share(), False, 1), 1)
+    empty = str(img2dataset.write(tmp_path / "empty.tar", []))
+    with pytest.raises(ValueError, match="no sample in any of 3 tars, such as .*empty.tar: an empty tar"):
+        keys(endless([empty] * 3, share(), False, 1), 1)
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty"])
+def test_one_whole_tar_keeps_every_rank_going(tars: list[str], tmp_path: Path, kind: str):
+    """Of whose epochs most have nothing but tars without a sample."""
+    bad = str(tmp_path / f"{kind}.tar")
+    if kind == "empty":
+        img2dataset.write(tmp_path / "empty.tar", [])
+    for rank in range(4):
+        stream = endless([bad, bad, tars[0], bad], share(rank=rank, world=4), False, 1)
+        good = (sample for sample in stream if not sample.damage)
+        assert len([sample for sample in islice(good, 5 * EACH) if sample.tar == 2]) == 5 * EACH
+
+
+def test_what_is_no_plain_file_is_not_waited_for(tars: list[str], tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.tar")
+    (tmp_path / "folder.tar").mkdir()
+    for name in ("pipe.tar", "folder.tar"):
+        found = list(in_order([str(tmp_path / name), tars[0]], False))
+        assert len(found) == EACH + 1 and re.search("not a plain file|Is a directory", found[0].damage)
+
+
+def test_of_a_key_the_first_member_of_a_kind_is_held_however_many_come(tmp_path: Path):
+    image = encoded(1, "PNG")
+    path = img2dataset.write(tmp_path / "x.tar", [("a.txt", b"first"), ("a.png", image), ("a.txt", b"")])
+    with tarfile.open(path) as tar:
+        last = tar.getmembers()[-1].offset
+    content = path.read_bytes()
+    path.write_bytes(content[:last] + content[last : last + 512] * 8000 + bytes(1024))
+    tracemalloc.start()
+    try:
+        (found,) = in_order([str(path)], True)
+        assert tracemalloc.get_traced_memory()[1] < 500_000
+    finally:
+        tracemalloc.stop()
+    assert (found.image, found.captions) == (image, b"first\n")
 
 
 def test_members_that_nobody_asked_for_are_not_read_and_hostile_ones_refused(tmp_path: Path):
@@ -172,3 +240,56 @@ def test_the_same_from_a_web_server_that_fails_at_times(tars: list[str]):
         here = list(in_order(tars[:3], False))
         for one, other in zip(in_order(remote, False), here, strict=True):
             assert (one.key, one.image, one.captions, one.damage) == (other.key, other.image, other.captions, "")
+
+
+@contextmanager
+def counted(files: dict[str, bytes]) -> Iterator[tuple[str, Counter[str]]]:
+    """A web server that knows ranges: its URL, and the bytes that it sent of each file."""
+    sent: Counter[str] = Counter()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            content = files[self.path]
+            wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+            part = content[int(wanted[1]) : int(wanted[2]) + 1] if wanted else content
+            self.send_response(206 if wanted else 200)
+            self.send_header("Content-Length", str(len(part)))
+            self.send_header("Accept-Ranges", "bytes")
+            self.end_headers()
+            if self.command == "GET":
+                sent[self.path] += len(part)
+                self.wfile.write(part)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads, server.block_on_close = True, False
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}", sent
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_no_byte_of_a_remote_tar_is_fetched_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Members of all sizes about that of the block, among them one that nobody wants, and one with a long name."""
+    monkeypatch.setattr(data_tars, "BLOCK", 1 << 17)
+    random = draw(0, Stream.Z, 0)
+    members: img2dataset.Members = []
+    for number, size in enumerate((90_000, 100, 131_072, 60_000, 300_000, 5_000, 70_000, 71_000, 72_000)):
+        name = "n" * 150 * (number % 2) + str(number)
+        members += [(f"{name}.png", random.bytes(size)), (f"{name}.txt", b"words")]
+    members.insert(6, ("2.mp4", bytes(1 << 19)))
+    path = img2dataset.write(tmp_path / "x.tar", members)
+    with counted({"/x.tar": path.read_bytes()}) as (place, sent):
+        found = list(in_order([f"{place}/x.tar"], False))
+    assert [each.image for each in found] == [each.image for each in in_order([str(path)], False)]
+    assert len(found) == 9 and not any(each.damage for each in found)
+    assert path.stat().st_size - (1 << 19) < sent["/x.tar"] <= path.stat().st_size - (1 << 18)
