@@ -10,8 +10,10 @@ from pathlib import Path
 
 from benchmarks import pictures, section
 from benchmarks.peers import environment
+from t2f_dist.shard.manifest import VERSION, Manifest
 
 HOME = section.ROOT / "runs" / "benchmarks"
+MADE = "made"  # written last
 WRITERS = {  # system -> the script that writes its copy
     "webdataset": "webdataset_load.py",
     "mosaicml-streaming": "mosaicml_load.py",
@@ -19,12 +21,15 @@ WRITERS = {  # system -> the script that writes its copy
 }
 
 
-def stored(resolution: int, count: int, samples_per_shard: int = 512, peers: bool = True) -> dict[str, Path]:
-    """System -> folder. Peers hold the very JPEGs and captions of t2f-dist's shards, in the order of those."""
+def stored(resolution: int, count: int, samples_per_shard: int, peers: bool = True) -> dict[str, Path]:
+    """System -> folder. Peers hold the very JPEGs and captions of t2f-dist's shards, in the order of those.
+
+    Made anew where they are not whole, of another version of the format, or of other pins of a peer.
+    """
     home = HOME / f"corpus-{resolution}px-{count}-{samples_per_shard}"
-    made = home / "made"
-    folders = {name: home / name for name in ("t2f-dist", *WRITERS)}
-    if made.exists() and made.read_text() == _stamp():
+    wanted = _pins() if peers else {}
+    folders = {name: home / name for name in ("t2f-dist", *wanted)}
+    if _whole(home, wanted):
         return folders
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
@@ -34,20 +39,27 @@ def stored(resolution: int, count: int, samples_per_shard: int = 512, peers: boo
     line += ["--validation", "0", "--test", "0", "--identity", "stem", "--out", str(folders["t2f-dist"])]
     line += ["--set", f"samples_per_shard={samples_per_shard}"]
     subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
-    for name, script in WRITERS.items() if peers else ():
+    for name in wanted:
         cores = sorted(environment.cores())
-        environment.run(name, script, "write", str(folders["t2f-dist"]), str(folders[name]), cores=cores)
+        environment.run(name, WRITERS[name], "write", str(folders["t2f-dist"]), str(folders[name]), cores=cores)
     shutil.rmtree(source)
-    made.write_text(_stamp())
+    (home / MADE).write_text(json.dumps({"version": VERSION, "pins": wanted}))
     return folders
 
 
-def _stamp() -> str:
-    """What the copies depend on."""
-    from t2f_dist.shard.manifest import VERSION
+def _pins() -> dict[str, str]:
+    """What the copy of each peer depends on."""
+    return {name: (environment.SCRIPTS / f"{name}.txt").read_text() for name in WRITERS}
 
-    pins = {name: (environment.SCRIPTS / f"{name}.txt").read_text() for name in WRITERS}
-    return json.dumps({"version": VERSION, "pins": pins})
+
+def _whole(home: Path, wanted: dict[str, str]) -> bool:
+    """Whether all copies were finished, and this t2f-dist reads its own."""
+    try:
+        made = json.loads((home / MADE).read_text())
+        Manifest.load(home / "t2f-dist")
+    except (OSError, ValueError):
+        return False
+    return made["version"] == VERSION and wanted.items() <= made["pins"].items()
 
 
 def sizes(folders: dict[str, Path]) -> dict[str, int]:

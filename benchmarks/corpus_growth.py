@@ -22,15 +22,19 @@ from benchmarks.peers import environment
 from t2f_dist.shard.manifest import Manifest, Shard, Split, Totals, shard_name
 
 NAME = "corpus growth"
-RESOLUTION, SAMPLES_PER_SHARD, NUM_REAL = 64, 2500, 8
-COUNTS = (10_000, 100_000, 1_000_000, 10_000_000, 100_000_000)
+RESOLUTION, NUM_REAL = 64, 8
+COUNTS = {  # samples a shard -> samples
+    2_500: (10_000, 100_000, 1_000_000, 10_000_000, 100_000_000),
+    10_000: (1_000_000, 10_000_000, 100_000_000),
+}
+QUICK = {2_500: (10_000, 1_000_000), 10_000: (1_000_000,)}
 
 
 def grow(real: Path, folder: Path, shards: list[Shard], count: int) -> int:
     """Make `folder` a corpus of `count` samples; `shards` are those that it has. Returns the bytes of its manifest."""
     manifest = Manifest.load(real)
     originals = manifest.shards("train")
-    for number in range(len(shards), count // SAMPLES_PER_SHARD):
+    for number in range(len(shards), count // originals[0].num_samples):
         original = originals[number % len(originals)]
         name = shard_name("train", number)
         names = {"name": name, "index": Path(name).stem + ".index.npy", "small": Path(name).stem + ".small"}
@@ -43,14 +47,14 @@ def grow(real: Path, folder: Path, shards: list[Shard], count: int) -> int:
     return (folder / "manifest.json").stat().st_size
 
 
-def row(count: int, manifest_bytes: int, measured: Sequence[dict[str, float]]) -> list[str]:
+def row(count: int, per_shard: int, manifest_bytes: int, measured: Sequence[dict[str, float]]) -> list[str]:
     def cell(name: str, scale: float = 1.0) -> str:
         return section.figure(statistics.median(each[name] for each in measured) * scale)
 
     times = [section.spread([each[name] for each in measured]) for name in ("open", "order")]
     return [
         f"{count:,}",
-        f"{count // SAMPLES_PER_SHARD:,}",
+        f"{count // per_shard:,} of {per_shard:,}",
         section.figure(manifest_bytes / 1e6),
         *times,
         cell("memory_open"),
@@ -59,6 +63,7 @@ def row(count: int, manifest_bytes: int, measured: Sequence[dict[str, float]]) -
         cell("far", 1000),
         cell("scattered", 1000),
         cell("memory_used"),
+        cell("memory_workers"),
         cell("whole_order"),
     ]
 
@@ -70,36 +75,36 @@ def report(rows: list[list[str]], rounds: int) -> list[str]:
         "manifest, MB",
         "open, s",
         "an epoch's order, s",
-        "memory then, MB",
+        "memory, MB",
         "first batch at 0, ms",
         "in the middle",
         "at 10^9",
         "a batch anywhere, ms",
-        "memory after 200, MB",
+        "memory then, MB",
+        "of three processes, MB",
         "order of every sample, s",
     ]
     return [
-        f"{section.machine()}; median of {rounds} processes (lowest-highest); {SAMPLES_PER_SHARD:,} samples a shard;"
-        " batches of 64 at 32 px with all that training draws. Memory: anonymous, what imports take left out.",
+        f"{section.machine()}; of each size {'one process' if rounds == 1 else f'the median of {rounds} processes'}"
+        f"{'' if rounds == 1 else ' (lowest-highest, where given)'}; batches of 64 at 32 px with all that training"
+        " draws. Memory is anonymous (RssAnon), what imports take left out: with all open; after batches"
+        " anywhere; and, in a run of its own, of a rank with two loader processes while these read batches anywhere,"
+        " summed, so that what they share counts three times.",
         "",
         *section.table(header, rows, texts=0),
     ]
 
 
-@click.command()
-@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="Processes of each size.")
-@click.option("--quick", is_flag=True, help="One round, to a million samples; README.md stays as it is.")
-def main(rounds: int, quick: bool) -> None:
-    """Measure, print the table, and write it into benchmarks/README.md."""
-    rounds, counts = (1, COUNTS[:3]) if quick else (rounds, COUNTS)
-    real = corpora.stored(RESOLUTION, NUM_REAL * SAMPLES_PER_SHARD, SAMPLES_PER_SHARD, peers=False)["t2f-dist"]
-    assert [shard.num_samples for shard in Manifest.load(real).shards("train")] == [SAMPLES_PER_SHARD] * NUM_REAL
+def measure(per_shard: int, counts: Sequence[int], rounds: int) -> list[list[str]]:
+    """A row of each number of samples."""
+    real = corpora.stored(RESOLUTION, NUM_REAL * per_shard, per_shard, peers=False)["t2f-dist"]
+    assert {shard.num_samples for shard in Manifest.load(real).shards("train")} == {per_shard}
     folder = corpora.HOME / "growth"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     shutil.copy(real / "vocabulary.json", folder)
     shutil.copy(real / "rejected.jsonl", folder)
-    cores = [max(environment.cores())]
+    cores = sorted(environment.cores())
     rows: list[list[str]] = []
     shards: list[Shard] = []
     try:
@@ -107,12 +112,26 @@ def main(rounds: int, quick: bool) -> None:
             size = grow(real, folder, shards, count)
             measured = []
             for _ in range(rounds):
-                found = environment.run("t2f-dist", "t2f_dist_growth.py", str(folder), str(RESOLUTION), cores=cores)
+                arguments = ["t2f-dist", "t2f_dist_growth.py", str(folder), str(RESOLUTION)]
+                found = environment.run(*arguments, "alone", cores=cores[-1:])
+                found |= environment.run(*arguments, "workers", cores=cores)
                 measured.append(found)
                 click.echo(f"{count:,}: {json.dumps({name: round(value, 4) for name, value in found.items()})}")
-            rows.append(row(count, size, measured))
+            rows.append(row(count, per_shard, size, measured))
     finally:
         shutil.rmtree(folder)
+    return rows
+
+
+@click.command()
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="Processes of each size.")
+@click.option("--quick", is_flag=True, help="One round, to a million samples; README.md stays as it is.")
+def main(rounds: int, quick: bool) -> None:
+    """Measure, print the table, and write it into benchmarks/README.md."""
+    rounds = 1 if quick else rounds
+    rows: list[list[str]] = []
+    for per_shard, counts in (QUICK if quick else COUNTS).items():
+        rows += measure(per_shard, counts, rounds)
     lines = report(rows, rounds)
     click.echo("\n".join(lines))
     if not quick:

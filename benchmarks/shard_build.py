@@ -52,7 +52,7 @@ class System:
         return [*line, str(self.cores), "256"] if self.script == "img2dataset_build.py" else line
 
 
-SOURCES = (Source(250, 128, 1000, 5000), Source(512, 256, 500, 1800), Source(1024, 256, 250, 800))
+SOURCES = (Source(250, 128, 800, 3600), Source(512, 256, 400, 1400), Source(1024, 256, 150, 600))
 FLOOR = System("decode, resize, encode alone, 4:4:4", "t2f-dist", "floor_build.py", started=False)
 REDUCED = System("the same, decoded at a reduced scale", "t2f-dist", "floor_build.py", started=False)
 CHEAPER = System("decode, resize, encode alone, 4:2:0", "t2f-dist", "floor_build.py", started=False)

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 import click
 
 from benchmarks import corpora, section
+from benchmarks.loading import CORPORA
 from benchmarks.peers import environment
 
 NAME = "training step"
 CHANNELS = (128, 128, 128, 128, 64)  # of 4 to 64 pixels
 STAGES = (4, 8, 16, 32, 64)
 BATCH = 16
-CORPUS = (256, 4096)
+CORPUS = 256  # pixels
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ Found = dict[tuple[System, int], list[dict[str, float]]]
 
 
 def measure(rounds: int, steps: int, threads: int) -> Found:
-    folder = str(corpora.stored(*CORPUS)["t2f-dist"])
+    folder = str(corpora.stored(CORPUS, *CORPORA[CORPUS], peers=False)["t2f-dist"])
     cores = sorted(environment.cores())[:threads]
     found: Found = {}
     servers = {

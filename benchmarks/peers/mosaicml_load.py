@@ -1,9 +1,9 @@
 """MosaicML Streaming: StreamingDataset and StreamingDataLoader over MDS files on the local disk.
 
 mosaicml_load.py write SHARDS OUT
-mosaicml_load.py read                    then requests on standard input
-mosaicml_load.py state FOLDER POSITION STATE     go there, and write down what state_dict says
-mosaicml_load.py resume FOLDER RESOLUTION STATE  a new process, which calls load_state_dict
+mosaicml_load.py read|draft              then requests on standard input; draft: decoding as t2f-dist does
+mosaicml_load.py state FOLDER RESOLUTION POSITION STATE     go there, and write down what state_dict says
+mosaicml_load.py resume FOLDER RESOLUTION STATE             a new process, which calls load_state_dict
 """
 
 import json
@@ -17,11 +17,14 @@ from streaming.base.util import clean_stale_shared_memory  # pyright: ignore[rep
 
 class Pictures(streaming.StreamingDataset):
     resolution = 0  # 0: not decoded
+    draft = False
 
     def __getitem__(self, at):
         sample = super().__getitem__(at)
         image = sample["image"]
-        return ready.picture(image, self.resolution) if self.resolution else image, sample["caption"]
+        if self.resolution:
+            image = ready.picture(image, self.resolution, self.draft)
+        return image, sample["caption"]
 
 
 def write(shards: str, out: str) -> None:
@@ -31,28 +34,34 @@ def write(shards: str, out: str) -> None:
     print(json.dumps({}))
 
 
-def opened(folder: str, resolution: int, workers: int = 0):
+def opened(folder: str, resolution: int, workers: int = 0, draft: bool = False):
     clean_stale_shared_memory()
     dataset = Pictures(local=folder, shuffle=True, shuffle_seed=0, batch_size=ready.BATCH)
-    dataset.resolution = resolution
+    dataset.resolution, dataset.draft = resolution, draft
     collate = ready.batch if resolution else ready.undecoded
     return streaming.StreamingDataLoader(
-        dataset, batch_size=ready.BATCH, num_workers=workers, collate_fn=collate, drop_last=True
+        dataset,
+        batch_size=ready.BATCH,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        collate_fn=collate,
+        drop_last=True,
     )
 
 
 def answer(request: dict) -> dict:
-    loader = opened(request["folder"], request["resolution"], request["workers"])
-    return ready.rate(lambda: loader, request["seconds"], request["resolution"])
+    resolution, workers = request["resolution"], request["workers"]
+    loader = opened(request["folder"], resolution, workers, draft=sys.argv[1] == "draft")
+    return ready.rate(lambda: loader, request["seconds"], resolution, started=workers > 0)
 
 
-def state(folder: str, position: str, path: str) -> dict:
+def state(folder: str, resolution: int, position: int, path: str) -> dict:
     loader = opened(folder, 0)
-    for number, _ in enumerate(loader, 1):
-        if number * ready.BATCH >= int(position):
-            Path(path).write_text(json.dumps(loader.state_dict()))
-            return {}
-    raise ValueError(f"{position} is past the end")
+    stream = iter(loader)
+    for _ in range(position // ready.BATCH):
+        next(stream)
+    Path(path).write_text(json.dumps(loader.state_dict()))
+    return {"digest": ready.digest_undecoded(next(stream), resolution)}
 
 
 def resume(folder: str, resolution: int, path: str) -> dict:
@@ -72,7 +81,7 @@ def main() -> None:
     if command == "write":
         write(*arguments)
     elif command == "state":
-        print(json.dumps(state(*arguments)))
+        print(json.dumps(state(arguments[0], int(arguments[1]), int(arguments[2]), arguments[3])))
     elif command == "resume":
         print(json.dumps(resume(arguments[0], int(arguments[1]), arguments[2])))
     else:

@@ -6,6 +6,7 @@ imports are paid for once and the systems can take turns cell by cell.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -22,20 +23,27 @@ from PIL import Image
 from torch import Tensor
 
 BATCH = 64
-WARM = 1  # batches before the clock starts
-MIN_COUNTED = 3  # batches
 
 
-def picture(content: bytes, resolution: int) -> np.ndarray:
-    """A JPEG, decoded whole and reduced by box: uint8 [R, R, 3]."""
-    image = Image.open(io.BytesIO(content)).convert("RGB")
+def picture(content: bytes, resolution: int, draft: bool = False) -> np.ndarray:
+    """A JPEG at a resolution, reduced by box: uint8 [R, R, 3].
+
+    It is decoded whole, as the documentation of every peer does; with `draft` at the scale that reaches the
+    resolution, as t2f-dist does.
+    """
+    image = Image.open(io.BytesIO(content))
+    if draft:
+        image.draft("RGB", (resolution, resolution))
+    image = image.convert("RGB")
     return np.asarray(image if image.width == resolution else image.reduce(image.width // resolution))
 
 
 def batch(samples: Sequence[tuple[np.ndarray, str]]) -> tuple[Tensor, list[str]]:
     """Pictures and captions -> uint8 [N, 3, R, R], contiguous, and the captions."""
-    pictures = np.stack([picture for picture, _ in samples])
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous(), [caption for _, caption in samples]
+    images = np.empty((len(samples), 3, *samples[0][0].shape[:2]), np.uint8)
+    for image, (content, _) in zip(images, samples):
+        image[:] = content.transpose(2, 0, 1)
+    return torch.from_numpy(images), [caption for _, caption in samples]
 
 
 def stored(folder: Path) -> Iterator[tuple[bytes, str]]:
@@ -57,25 +65,31 @@ def undecoded(samples: Sequence[tuple[bytes, str]]) -> tuple[list[bytes], list[s
     return [image for image, _ in samples], [caption for _, caption in samples]
 
 
-def rate(epoch: Callable[[], Iterable[Sequence[Any]]], seconds: float, resolution: int) -> dict[str, float]:
-    """Images a second within epochs; what starts an epoch, and its first batches, are not counted."""
-    num_images, spent, counted = 0, 0.0, 0
-    while spent < seconds or counted < MIN_COUNTED:
-        batches = iter(epoch())
-        images = next(batches)[0]
-        for _ in range(WARM - 1):
-            images = next(batches)[0]
-        assert images.shape[1:] == (3, resolution, resolution) and images.dtype == torch.uint8, images.shape
-        start = time.perf_counter()
-        for images, *_ in batches:
-            num_images += len(images)
-            counted += 1
-            if spent + time.perf_counter() - start >= seconds and counted >= MIN_COUNTED:
-                break
-        spent += time.perf_counter() - start
-        if isinstance(batches, Generator):
-            batches.close()
-        del batches
+def rate(
+    opened: Callable[[], Iterable[Sequence[Any]]], seconds: float, resolution: int, started: bool = False
+) -> dict[str, float]:
+    """Images a second over whole epochs, the first batch of each included.
+
+    Args:
+        opened: constructs the objects that an epoch is read from, or gives those that are there: not counted. From
+            the call of `iter` on, all is.
+        seconds: at least; whole epochs are counted.
+        started: an epoch before that is not counted starts loader processes, which stay.
+    """
+    num_images, spent = 0, 0.0
+    while spent < seconds:
+        epoch = opened()
+        images, here, start = None, 0, time.perf_counter()
+        for images, *_ in epoch:
+            here += len(images)
+        taken = time.perf_counter() - start
+        assert images is not None and images.shape[1:] == (3, resolution, resolution), "no batch, or another shape"
+        assert images.dtype == torch.uint8, images.dtype
+        if isinstance(epoch, Generator):
+            epoch.close()
+        if not started:
+            num_images, spent = num_images + here, spent + taken
+        started = False
     return {"images": num_images, "seconds": spent}
 
 
@@ -88,17 +102,31 @@ def serve(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         replies.flush()
 
 
-def first_batch(epoch: Callable[[], Iterable[Sequence[Any]]], resolution: int) -> dict[str, float]:
-    """From nothing open to the first batch: seconds, bytes asked for by read calls, and bytes from the disk."""
+def first_batch(epoch: Callable[[], Iterable[Sequence[Any]]], resolution: int) -> dict[str, Any]:
+    """From nothing open to the first batch: seconds, bytes asked for by read calls, bytes from the disk, its digest."""
     before, start = _read(), time.perf_counter()
-    images = next(iter(epoch()))[0]
+    batch = next(iter(epoch()))
     seconds, after = time.perf_counter() - start, _read()
-    assert images.shape == (BATCH, 3, resolution, resolution), images.shape
     return {
+        "digest": digest(batch, resolution),
         "seconds": seconds,
         "asked": after["rchar"] - before["rchar"],
         "from_disk": after["read_bytes"] - before["read_bytes"],
     }
+
+
+def digest(found: Sequence[Any], resolution: int) -> str:
+    """sha256 of a batch: of its pictures, and of its captions or what has become of them."""
+    images, captions = found[:2]
+    assert images.shape == (BATCH, 3, resolution, resolution) and images.dtype == torch.uint8, images.shape
+    known = hashlib.sha256(images.numpy().tobytes())
+    known.update(json.dumps(captions, default=Tensor.tolist).encode())
+    return known.hexdigest()
+
+
+def digest_undecoded(found: tuple[list[bytes], list[str]], resolution: int) -> str:
+    """The same of a batch of JPEGs as they are."""
+    return digest(batch([(picture(image, resolution), caption) for image, caption in zip(*found)]), resolution)
 
 
 def _read() -> dict[str, int]:
