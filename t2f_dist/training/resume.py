@@ -24,6 +24,8 @@ MAY_DIFFER = (
     "data.shards",
     "data.vocabulary",  # its words are a part of the fingerprint
     "data.buffer_samples",
+    "data.cache_dir",
+    "data.cache_bytes",
     "data.num_workers",
     "data.max_damaged_fraction",
     "warm_start",

@@ -4,7 +4,11 @@ from typing import Any
 
 import pytest
 
-from t2f_dist.training.resume import differences
+from t2f_dist.training import checkpoint
+from t2f_dist.training.ranks import Ranks
+from t2f_dist.training.resume import differences, resume
+from tests.training.short_run import untrained
+from tests.training.small import config
 
 STAGE = {"resolution": 4, "fade_images": 0, "stable_images": 480, "batch_size": 8}
 
@@ -35,3 +39,18 @@ STAGE = {"resolution": 4, "fade_images": 0, "stable_images": 480, "batch_size": 
 )  # fmt: skip
 def test_each_value_that_differs_is_named_by_its_key(before: Any, now: Any, said: list[str]):
     assert differences(before, now) == said
+
+
+def test_a_run_goes_on_with_another_cache_and_not_with_other_lanes(portrait_shards, tmp_path):
+    def settings(*overrides: str):
+        return config("house", portrait_shards, tmp_path, *overrides)
+
+    def again(*overrides: str) -> int:
+        now = settings(*overrides)
+        return resume(tmp_path, untrained(now), now, "abc", Ranks(60))
+
+    state = checkpoint.State(24, "abc", settings("data.cache_dir=/fast").model_dump(mode="json"))
+    checkpoint.save(tmp_path / "checkpoints", untrained(settings()), state, keep=2)
+    assert again("data.cache_dir=/elsewhere", "data.cache_bytes=123") == 24
+    with pytest.raises(ValueError, match=r"another configuration: data\.lanes was 1, now 2\. Give the former"):
+        again("data.lanes=2")
