@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from t2f_dist.config.recipe import ImageRecipe
 from t2f_dist.shard.format import DamagedSample
-from t2f_dist.shard.picture import Rejected, opened, rgb, square
+from t2f_dist.shard.picture import Rejected, check_passes, opened, rgb, square
 
 STORED = ("JPEG", "PNG")
 
@@ -25,7 +25,8 @@ def decode(content: bytes, resolution: int, stored: int | None = None) -> np.nda
     Args:
         stored: the side that it must have; None: any whole multiple of the resolution.
 
-    Raises DamagedSample where it is no image, of another side, or of none that the resolution divides.
+    Raises DamagedSample where it is no image, of another side, of none that the resolution divides, or one that takes
+    minutes to decode.
     """
     try:
         with Image.open(io.BytesIO(content), formats=STORED) as image:
@@ -35,10 +36,13 @@ def decode(content: bytes, resolution: int, stored: int | None = None) -> np.nda
                     f"image: {image.width}x{image.height}"
                     + (f" pixels, not {stored}" if stored else f" has no whole reduction to {resolution}")
                 )
+            check_passes(content, image)
             image.draft("RGB", (resolution, resolution))
             image = image.convert("RGB")
     except (DamagedSample, MemoryError):
         raise
+    except Rejected as error:
+        raise DamagedSample(f"image: {error}") from None
     except Exception as error:  # on a broken file Pillow's readers raise nearly anything
         raise _undecodable(error) from None
     if image.width > resolution:

@@ -11,6 +11,7 @@ from t2f_dist.data.image import decode, decode_foreign
 from t2f_dist.shard import levels
 from t2f_dist.shard.format import DamagedSample
 from t2f_dist.shard.picture import square
+from tests.shard import bombs
 
 SIDE = 256
 
@@ -117,6 +118,16 @@ def test_what_is_no_image_is_damage(content: bytes):
         decode(content, 4)
     with pytest.raises(DamagedSample, match="image"):
         decode_foreign(content, 4, ImageRecipe())
+
+
+def test_a_jpeg_that_takes_minutes_to_decode_is_damage():
+    content = bombs.scans(200)
+    for read in (lambda: decode(content, 4), lambda: decode_foreign(content, 4, ImageRecipe())):
+        with pytest.raises(DamagedSample, match="image: a JPEG of more than 100 passes"):
+            read()
+    progressive = io.BytesIO()
+    photograph(0).save(progressive, "JPEG", quality=95, progressive=True)
+    assert decode(progressive.getvalue(), 32).shape == (3, 32, 32)
 
 
 def test_an_image_of_another_side_is_damage():
