@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,11 +23,13 @@ from t2f_dist.data.positions import Stream, draw
 from t2f_dist.data.speech import listen
 from t2f_dist.shard import format as shard_format
 from t2f_dist.shard.manifest import Manifest
+from t2f_dist.storage import url
 from t2f_dist.text.vocabulary import Vocabulary
 
 MAX_SUBSTITUTES = 16  # damaged samples in a row before the data is given up
 MAX_IDENTITY_TRIES = 64  # draws in search of another identity
 NO_IMAGE = np.zeros((3, 0, 0), np.uint8)
+NOBODY = np.zeros(0, np.uint64)
 
 Condition = dict[str, np.ndarray]
 """Modality -> tokens int64 [T], stored embedding float32 [1, D], voice int16 [T] or class int64 [1]; empty: none."""
@@ -98,7 +102,7 @@ class Facts(Protocol):
     @property
     def identities(self) -> Sequence[int] | Mapping[int, int]: ...
     @property
-    def voiced(self) -> Sequence[bool] | Mapping[int, bool]: ...
+    def voiced(self) -> Sequence[int] | Mapping[int, bool]: ...
 
 
 class Source(Protocol):
@@ -127,7 +131,7 @@ class Samples(Dataset[Item]):
         seed: of the run; with the position it decides everything drawn.
         wanted: what an item holds.
         vocabulary: of captions, where they are wanted as words.
-        identities: in the order of their classes.
+        identities: uint64, sorted, which is the order of their classes.
         identity_names: of these, where they are a condition.
 
     Attributes:
@@ -148,7 +152,7 @@ class Samples(Dataset[Item]):
         seed: int,
         wanted: Wanted,
         vocabulary: Vocabulary | None,
-        identities: Sequence[int] = (),
+        identities: np.ndarray = NOBODY,
         identity_names: Sequence[str] = (),
     ):
         self.place = place
@@ -162,9 +166,9 @@ class Samples(Dataset[Item]):
         self.vocabulary = vocabulary
         compares = wanted.mismatch_candidates > 1 and bool(wanted.mismatched)
         self.captions = Captions(vocabulary, wanted.max_words, keep=compares) if vocabulary else None
-        self.identities = list(identities)
+        self.identities = array("Q", identities.tobytes())  # millions, as they may be, in eight bytes each
         self.identity_names = list(identity_names)
-        self._classes = {identity: number for number, identity in enumerate(self.identities)}
+        self._classes = Classes(self.identities)
         # Of the tar, in its order, so that one read spans them and the image.
         self._conditions = ["speech"] if self.speech else []
         self._conditions += ["embeddings"] if isinstance(self.caption, Stored) else []
@@ -190,7 +194,8 @@ class Samples(Dataset[Item]):
                 condition = self._condition(place, members, choice, self._start(position, 0))
                 break
             except shard_format.DamagedSample as error:
-                damage.append(Damage(position, self.source.listed[place.shard].name, place.row, str(error)))
+                shard = url.shown(self.source.listed[place.shard].name)
+                damage.append(Damage(position, shard, place.row, str(error)))
                 index = int(draw(self.seed, Stream.SUBSTITUTE, position, attempt).integers(len(window)))
         else:
             raise ValueError(
@@ -216,7 +221,7 @@ class Samples(Dataset[Item]):
             mismatched_image=other_image,
             mismatched_identity=other_identity,
             identity=identity,
-            identity_class=self._classes.get(identity, -1),
+            identity_class=self._classes.get(identity, -1) if self.identities else -1,
             damage=tuple(damage),
         )
 
@@ -368,6 +373,25 @@ class Samples(Dataset[Item]):
     def close(self) -> None:
         """Close the files that this process has open."""
         raise NotImplementedError
+
+
+class Classes(Mapping[int, int]):
+    """Identity -> its number among those, which are sorted."""
+
+    def __init__(self, identities: Sequence[int]):
+        self.identities = identities
+
+    def __getitem__(self, identity: int) -> int:
+        number = bisect_left(self.identities, identity)
+        if number == len(self.identities) or self.identities[number] != identity:
+            raise KeyError(identity)
+        return number
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.identities)
+
+    def __len__(self) -> int:
+        return len(self.identities)
 
 
 def _without(condition: Condition, absent: set[str]) -> Condition:

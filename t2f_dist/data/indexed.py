@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import cast
 
+import numpy as np
+
 from t2f_dist.config.condition import Lstm, Modality, Stored
 from t2f_dist.data.dataset import Ahead, Example, Samples, Wanted
 from t2f_dist.data.order import Order, Place, Window, lanes
-from t2f_dist.data.shards import MAX_OPEN, Shards
+from t2f_dist.data.shards import Shards, open_default
 from t2f_dist.shard.format import DamagedSample
 from t2f_dist.shard.levels import LEVELS
 from t2f_dist.shard.manifest import Manifest
+from t2f_dist.storage import url
 from t2f_dist.storage.cache import Cache
 from t2f_dist.text.vocabulary import Vocabulary
 
 MAX_LOOKED_AT = 4096  # samples, in search of examples
-MAX_OPEN_LANES = 256  # shards, of two files each: many systems allow a process a thousand
 
 
 class IndexedSamples(Samples):
@@ -31,7 +33,7 @@ class IndexedSamples(Samples):
         window_shards, num_lanes: see `Order`.
         wanted: what an item holds.
         train_split: the split whose identities are numbered; one that is not in it has no class.
-        cache: for shards that are remote.
+        cache: makes that of shards that are remote.
 
     Raises:
         FileNotFoundError, ValueError: the shards are missing, damaged, hold nothing in `split`, or lack a modality.
@@ -46,10 +48,9 @@ class IndexedSamples(Samples):
         wanted: Wanted,
         train_split: str | None = None,
         num_lanes: int = 1,
-        cache: Cache | None = None,
+        cache: Callable[[], Cache] = open_default,
     ):
-        max_open = min(max(MAX_OPEN, 2 * window_shards * num_lanes), MAX_OPEN_LANES) if num_lanes > 1 else MAX_OPEN
-        self.shards = Shards(place, split, cache, max_open)
+        self.shards = Shards(place, split, cache)
         counts = [shard.num_samples for shard in self.shards.listed]
         if num_lanes > len(counts):
             raise ValueError(f"data.lanes {num_lanes} is more than the {len(counts)} shards of {split}: lower it")
@@ -58,18 +59,20 @@ class IndexedSamples(Samples):
         vocabulary = None
         if "caption" in wanted.modalities and manifest.vocabulary is not None:
             vocabulary = Vocabulary.from_json(manifest.read_vocabulary(place))
-        identities: list[int] = []
+        identities = np.zeros(0, dtype=np.uint64)
         names: list[str] = []
         if wanted.identities or "identity" in wanted.modalities:
             other = train_split not in (None, split)
-            numbered = Shards(place, train_split, cache, max_open) if other and train_split else self.shards
-            identities = numbered.identities().tolist()
+            numbered = Shards(place, train_split, cache) if other and train_split else self.shards
+            identities = numbered.identities()
             names = numbered.names(identities) if "identity" in wanted.modalities else []
             numbered.close()
         self.orders = lanes(counts, seed, window_shards, num_lanes)
         super().__init__(place, self.shards, self.orders, seed, wanted, vocabulary, identities, names)
-        self.remedy = f"run `t2f-dist verify {place}`"
+        self.remedy = f"run `t2f-dist verify {url.shown(place)}`"
         self.remote = self.shards.remote
+        # Images of others may have been left as they are: then any resolution is read from the tars.
+        self._has_levels = manifest.squared or bool(manifest.recipe.get("levels", True))
         self._reading: dict[int, Window] = {}  # by lane
 
     @property
@@ -79,19 +82,19 @@ class IndexedSamples(Samples):
 
     def needs_tar(self, resolution: int) -> bool:
         """Whether samples at a resolution are read from the tars, and not from the small files alone."""
-        return resolution > LEVELS[-1] or bool(self._conditions)
+        return resolution > LEVELS[-1] or bool(self._conditions) or not self._has_levels
 
     def _enter(self, lane: int, window: Ahead) -> None:
-        """Close the shards of windows that are past, so that the cache can evict them."""
-        if self.remote and self._reading.get(lane) is not window:
+        """Tell which shards are read; of a cache, those of windows that are past can be evicted then."""
+        if self._reading.get(lane) is not window:
             self._reading[lane] = cast(Window, window)
-            self.shards.keep({number for each in self._reading.values() for number in each.shards})
+            self.shards.reads({number for each in self._reading.values() for number in each.shards})
 
     def _one_identity(self, position: int, window: Ahead) -> str:
         return (
-            f"{self.place}: no second identity within {self.order.window_shards} shards of position {position}:"
-            " mismatched conditions and images need at least two; raise data.shuffle_window_shards, or shard with"
-            " --identity"
+            f"{url.shown(self.place)}: no second identity within {self.order.window_shards} shards of position"
+            f" {position}: mismatched conditions and images need at least two; raise data.shuffle_window_shards, or"
+            " shard with --identity"
         )
 
     def examples(self, num: int) -> list[Example]:
@@ -119,11 +122,12 @@ class IndexedSamples(Samples):
 
 def _check_held(manifest: Manifest, folder: str | Path, modalities: Mapping[str, Modality]) -> None:
     """Raise ValueError for a modality that the shards lack."""
+    shown = url.shown(folder)
     if isinstance(modalities.get("caption"), Lstm) and manifest.vocabulary is None:
-        raise ValueError(f"{folder} holds no captions: shard with --captions, or set condition.caption null")
+        raise ValueError(f"{shown} holds no captions: shard with --captions, or set condition.caption null")
     if isinstance(modalities.get("caption"), Stored) and manifest.embedding is None:
         raise ValueError(
-            f"{folder} holds no caption embeddings: shard with --embed MODEL_DIR, or use condition.caption.kind lstm"
+            f"{shown} holds no caption embeddings: shard with --embed MODEL_DIR, or use condition.caption.kind lstm"
         )
     if "speech" in modalities and manifest.sample_rate_hz is None:
-        raise ValueError(f"{folder} holds no voices: shard with --speech, or set condition.speech null")
+        raise ValueError(f"{shown} holds no voices: shard with --speech, or set condition.speech null")

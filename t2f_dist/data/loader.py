@@ -9,13 +9,13 @@ from __future__ import annotations
 import signal
 import traceback
 from collections.abc import Generator, Iterable, Iterator
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from t2f_dist.config.schema import Config, Data
+from t2f_dist.config.schema import Config
 from t2f_dist.data.batch import Batch
 from t2f_dist.data.dataset import Request, Samples, Wanted
 from t2f_dist.data.indexed import IndexedSamples
@@ -86,12 +86,12 @@ def open_samples(config: Config, split: str | None = None) -> Samples:
         wanted,
         train_split=data.split,
         num_lanes=data.lanes if own else 1,
-        cache=open_cache(data),
+        cache=partial(Cache, data.cache_dir or default_cache(), data.cache_bytes),
     )
     stored, needed = samples.manifest.image_resolution, config.stages[-1].resolution
     if stored < needed or stored % needed:
         raise ValueError(
-            f"{data.shards} holds images of {stored} pixels and the last stage draws {needed}:"
+            f"{url.shown(data.shards)} holds images of {stored} pixels and the last stage draws {needed}:"
             f" shard again with --resolution {needed}, or end the stages earlier"
         )
     if own and samples.remote:
@@ -99,13 +99,6 @@ def open_samples(config: Config, split: str | None = None) -> Samples:
         num_windows = 2 + bool(config.log.held_out_images)  # that which is read and the next; and of another split
         check_room(samples, data.cache_bytes, needed, ahead, num_windows)
     return samples
-
-
-def open_cache(data: Data) -> Cache | None:
-    """The cache of remote shards that a configuration names; None of shards in a local folder."""
-    if url.local(data.shards) is not None and data.cache_dir is None:
-        return None
-    return Cache(Path(data.cache_dir) if data.cache_dir else default_cache(), data.cache_bytes)
 
 
 def batches(

@@ -163,20 +163,17 @@ class Cache:
                 return "stopped"
             return "here"
 
-    def drop_damaged(self, url: str, size: int, sha256: str) -> bool:
-        """For a reader that found damage: drop the file where it is no longer what was fetched; -> whether it was.
+    def drop_damaged(self, held: Held, sha256: str) -> bool:
+        """For a reader that found damage: whether to get the file again, since what it holds is not what was fetched.
 
-        Reads the whole file. Where it is what its sha256 says, the damage was there when the file was stored.
+        Then it is dropped, unless another reader has done so: what that one fetched stays. Reads the whole file. Where
+        it is what its sha256 says, the damage was there when the file was stored.
         """
-        held = self._open(Remote(url, size, sha256))
-        if held is None:
+        if is_at(held.path, held.descriptor) and _sha256(held.descriptor) == sha256:
             return False
-        with held:
-            if _sha256(held.path) == sha256:
-                return False
-            with self._space.locked():
-                if is_at(held.path, held.descriptor):  # not one that was fetched meanwhile
-                    held.path.unlink()
+        with self._space.locked():
+            if is_at(held.path, held.descriptor):
+                held.path.unlink()
         return True
 
     def pins(self) -> Pins:
@@ -243,7 +240,7 @@ class Cache:
                 raise
             if (size := file.stat().st_size) != remote.size:
                 found = f"{size:,} bytes"
-            elif (sha256 := _sha256(file)) != remote.sha256:
+            elif (sha256 := _sha256_at(file)) != remote.sha256:
                 found = f"sha256 {sha256}"
             else:
                 return file
@@ -274,8 +271,14 @@ def _bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
-def _sha256(path: Path) -> str:
+def _sha256_at(path: Path) -> str:
     with open(path, "rb") as file:
+        return _sha256(file.fileno())
+
+
+def _sha256(descriptor: int) -> str:
+    with open(descriptor, "rb", closefd=False) as file:
+        file.seek(0)
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

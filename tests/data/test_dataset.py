@@ -5,10 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from t2f_dist.config.condition import LogMel, Lstm, Modality, OneHot, Stored, Waveform
 from t2f_dist.data.batch import Item
 from t2f_dist.data.captions import Captions, similarity
+from t2f_dist.data.dataset import Classes
 from t2f_dist.data.order import Place
 from t2f_dist.shard.format import identity_number
 from t2f_dist.text.vocabulary import UNKNOWN, Vocabulary
@@ -108,7 +111,7 @@ def test_of_one_modality_nothing_is_withheld_even_where_all_should_be(mixed_shar
 def test_classes_are_those_of_the_training_split_and_only_of_them(mixed_shards: Path):
     train, validation = samples_of(mixed_shards, identities=True), samples_of(mixed_shards, "validation")
     people = {identity_number(f"person {number}") for number in range(mixed.PEOPLE)}
-    assert train.identities == validation.identities == sorted(people)
+    assert list(train.identities) == list(validation.identities) == sorted(people)
     for position in range(NUM):
         item = train[position, 4]
         assert train.identities[item.identity_class] == item.identity
@@ -123,7 +126,7 @@ def test_classes_are_those_of_the_training_split_and_only_of_them(mixed_shards: 
         assert not len(other.mismatched["identity"]), "the other's identity has no class, or one's own has none"
     assert sum(known) == 1, "that one is in both splits"
     nobody = samples_of(mixed_shards, modalities={"caption": Lstm()})
-    assert nobody.identities == [] and nobody[0, 4].identity_class == -1
+    assert not nobody.identities and nobody[0, 4].identity_class == -1
 
 
 def test_examples_have_all_that_is_wanted_and_a_label_each(mixed_shards: Path):
@@ -238,6 +241,33 @@ def test_nothing_but_damage_is_given_up_with_a_remedy(mixed_shards: Path, monkey
     monkeypatch.setattr("t2f_dist.data.shards.levels.parse", torn)
     with pytest.raises(ValueError, match=r"16 damaged samples in a row at position 3, .* lod: torn; run `t2f-dist"):
         samples_of(mixed_shards)[3, 4]
+
+
+def test_damage_in_a_tar_at_a_url_is_told_without_what_is_secret_in_it(
+    mixed_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    samples = samples_of(Path(shutil.copytree(mixed_shards, tmp_path / "shards")))
+    secret = [
+        shard.model_copy(update={"name": f"https://me:pass@host/{shard.name}?sign=1"})
+        for shard in samples.source.listed
+    ]
+    shards, position = samples.shards, next(p for p in range(NUM) if samples.order.locate(p) == DAMAGED)
+    mixed.damage(tmp_path / "shards", DAMAGED, "lod")
+    samples[position, 4]
+    monkeypatch.setattr(shards, "listed", secret)
+    assert samples[position, 4].damage[0].shard == "https://host/train-000001.tar"
+    monkeypatch.setattr("t2f_dist.data.dataset.MAX_SUBSTITUTES", 1)
+    with pytest.raises(ValueError, match=r"the last in https://host/train-000001.tar: lod"):
+        samples[position, 4]
+
+
+@settings(max_examples=30)
+@given(st.sets(st.integers(0, 2**64 - 1), max_size=9), st.integers(0, 2**64 - 1))
+def test_classes_are_the_places_of_identities_among_all_that_are_sorted(known: set[int], other: int):
+    listed = sorted(known)
+    classes = Classes(listed)
+    assert dict(classes) == {identity: number for number, identity in enumerate(listed)}
+    assert classes.get(other, -1) == (listed.index(other) if other in known else -1)
 
 
 def test_a_caption_without_a_known_word_is_one_unknown_word():

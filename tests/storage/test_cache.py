@@ -121,14 +121,18 @@ def test_a_file_that_was_cut_in_the_cache_is_fetched_again(web: Web, tmp_path: P
 
 def test_a_file_that_was_damaged_in_the_cache_is_fetched_again(web: Web, tmp_path: Path):
     remote, cache = stored(web, 1), Cache(tmp_path, 1000)
-    assert not cache.drop_damaged(*remote)
-    held = cache.get(*remote)
+    held, other = cache.get(*remote), Cache(tmp_path, 1000).get(*remote)
+    assert not cache.drop_damaged(held, remote.sha256)
     held.path.write_bytes(content(2))
-    assert cache.drop_damaged(*remote)
+    assert cache.drop_damaged(held, remote.sha256)
+    again = cache.get(*remote)
+    assert again.path.read_bytes() == content(1)
+    assert cache.drop_damaged(other, remote.sha256), "it is the damaged one still"
+    assert not cache.drop_damaged(again, remote.sha256)
+    os.truncate(again.path, 10)
+    assert cache.drop_damaged(again, remote.sha256)
     assert cache.get(*remote).path.read_bytes() == content(1)
-    assert not cache.drop_damaged(*remote)
-    assert cache.get(*remote).path.read_bytes() == content(1)
-    assert web.gets["/a/1.tar"] == 2
+    assert web.gets["/a/1.tar"] == 3
 
 
 def test_a_file_larger_than_the_cache_is_refused_at_once(web: Web, tmp_path: Path):
