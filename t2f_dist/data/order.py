@@ -1,8 +1,9 @@
 """Position in the stream -> sample: an endless sequence of epochs, each visiting every sample once.
 
-Shards are permuted by (seed, epoch), cut into windows of some shards, and samples are permuted within a window. Only
-the window at hand is ever in memory, so the cost of starting anywhere depends on neither the position nor the number
-of samples. Disks see long runs within a few files.
+Shards are permuted by (seed, epoch), cut into windows of some shards, and samples are permuted within a window. Of
+samples only the permutations of a few windows are in memory, 4 bytes each; of shards an epoch's order. So the cost of
+starting anywhere does not depend on the position, and hardly on the number of samples. Disks see long runs within a
+few files.
 
 With lanes, the shards are dealt out to so many lanes, once for the run, and each lane is an order of its own: a rank
 reads the lanes of its part of the global batch and no other shards, whatever the number of ranks. A batch is made of
