@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from t2f_dist.shard import levels
-from t2f_dist.shard.manifest import Shard
+from t2f_dist.shard.manifest import INDEX_HEADER_BYTES, INDEX_RECORD_BYTES, Shard
 
 # In the order in which the index names them; all but the last are written to the tar in this order too.
 # "lod" is the levels record, in the small file; a copy of the captions follows it there.
@@ -41,6 +41,7 @@ INDEX_DTYPE = np.dtype(
     ]
     + [("identity", "<u8"), ("num_captions", "<u2"), ("speech_samples", "<u4")]
 )
+assert INDEX_DTYPE.itemsize == INDEX_RECORD_BYTES
 
 
 class DamagedSample(ValueError):
@@ -107,8 +108,6 @@ def open_index(path: str | Path, shard: Shard) -> np.ndarray:
     # Not np.load, which evaluates what stands in a header.
     if found != header or os.path.getsize(path) != len(header) + shard.num_samples * INDEX_DTYPE.itemsize:
         raise ValueError(f"{path} is not an index of {shard.num_samples} samples of this format version")
-    if not shard.num_samples:
-        return np.zeros(0, INDEX_DTYPE)
     index = np.memmap(path, INDEX_DTYPE, "r", len(header), (shard.num_samples,))
     reason = misplaced(index, shard)
     if reason:
@@ -154,6 +153,7 @@ def index_header(num_samples: int) -> bytes:
     """The header of an index's file: .npy of format 1.0, of which NumPy's own padding differs by version."""
     text = f"{{'descr': {INDEX_DTYPE.descr!r}, 'fortran_order': False, 'shape': ({num_samples},), }}"
     length = -(-(10 + len(text) + 1) // 64) * 64 - 10
+    assert 10 + length == INDEX_HEADER_BYTES
     return b"\x93NUMPY\x01\x00" + length.to_bytes(2, "little") + text.ljust(length - 1).encode() + b"\n"
 
 

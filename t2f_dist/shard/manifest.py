@@ -21,6 +21,9 @@ VOCABULARY = "vocabulary.json"
 REJECTED = "rejected.jsonl"
 MANIFEST_BYTES_MAX = 1 << 30  # a million shards are about 400 MB
 VOCABULARY_BYTES_MAX = 1 << 28
+SAMPLES_MAX = 1 << 20  # of a shard: what a manifest claims is never a reason to want more memory
+INDEX_HEADER_BYTES, INDEX_RECORD_BYTES = 640, 110  # of an index (`t2f_dist.shard.format`), however many its samples
+SAMPLE_BYTES_MIN = 1024  # of a sample in a tar: a header and a block of its image
 SplitName = Literal["train", "validation", "test"]
 Kind = Literal["images", "captions", "voices"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -57,7 +60,7 @@ class Shard(Record):
     """
 
     name: Annotated[str, AfterValidator(_tar_name)]
-    num_samples: Count
+    num_samples: Annotated[int, Field(strict=True, ge=1, le=SAMPLES_MAX)]
     bytes: Count
     sha256: Sha256
     index: FileName
@@ -66,6 +69,14 @@ class Shard(Record):
     small: FileName
     small_bytes: Count
     small_sha256: Sha256
+
+    @model_validator(mode="after")
+    def _plausible(self) -> Shard:
+        if self.index_bytes != INDEX_HEADER_BYTES + INDEX_RECORD_BYTES * self.num_samples:
+            raise ValueError(f"index_bytes {self.index_bytes} are not those of num_samples {self.num_samples}")
+        if self.bytes < SAMPLE_BYTES_MIN * self.num_samples:
+            raise ValueError(f"a tar of {self.bytes} bytes is too short for num_samples {self.num_samples}")
+        return self
 
 
 class Split(Record):
@@ -219,13 +230,19 @@ class Manifest(Record):
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over the ordered names, sizes, checksums and counts of all shards: the same data, the same value."""
+        """sha256 over all that decides what a run reads: the same data, the same value.
+
+        The names, sizes, checksums and counts of all shards in order, with the checksums of their indices and small
+        files; the vocabulary; the resolution; and of tars of others how their images are brought to it.
+        """
         rows = [
-            [split, shard.name, shard.bytes, shard.sha256, shard.num_samples]
+            [split, each.name, each.bytes, each.sha256, each.num_samples, each.index_sha256, each.small_sha256]
             for split in SPLITS
-            for shard in self.shards(split)
+            for each in self.shards(split)
         ]
-        return digest(json.dumps(rows).encode())
+        words = None if self.vocabulary is None else self.vocabulary.sha256
+        image = None if self.squared else self.recipe["image"]
+        return digest(json.dumps([rows, words, self.image_resolution, image], sort_keys=True).encode())
 
     def shards(self, split: str) -> tuple[Shard, ...]:
         """The shards of a split in order; none for a split that is empty.

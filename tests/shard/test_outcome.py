@@ -14,16 +14,16 @@ from t2f_dist.shard.sources import Refusal
 SHARD = Shard(
     name="train-000001.tar",
     num_samples=2,
-    bytes=30,
+    bytes=10240,
     sha256="a" * 64,
     index="train-000001.index.npy",
-    index_bytes=20,
+    index_bytes=860,
     index_sha256="b" * 64,
     small="train-000001.small",
     small_bytes=10,
     small_sha256="c" * 64,
 )
-SIZES = {"train-000001.tar": 30, "train-000001.index.npy": 20, "train-000001.small": 10}
+SIZES = {"train-000001.tar": 10240, "train-000001.index.npy": 860, "train-000001.small": 10}
 # A name of a file need not be UTF-8: then Python has lone surrogates in its place.
 names = st.text(st.characters(exclude_categories=[])) | st.just("a\udcff.png")
 

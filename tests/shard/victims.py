@@ -26,41 +26,24 @@ from pyarrow import parquet
 from t2f_dist.config.index import IndexRecipe
 from t2f_dist.config.recipe import ImageRecipe
 from t2f_dist.data.image import decode, decode_foreign
-from t2f_dist.data.order import Place
-from t2f_dist.data.shards import Shards
 from t2f_dist.data.speech import listen
-from t2f_dist.inspection.verify import verify
 from t2f_dist.shard import format as shard_format
 from t2f_dist.shard import index as shard_index
 from t2f_dist.shard import parquet as table
 from t2f_dist.shard import triplet
-from t2f_dist.shard.manifest import MANIFEST, REJECTED, Manifest, digest
+from t2f_dist.shard.manifest import INDEX_HEADER_BYTES, INDEX_RECORD_BYTES, MANIFEST, REJECTED, Manifest, digest
 from t2f_dist.shard.picture import opened, rgb, square
 from t2f_dist.shard.sources.embeddings import ArchiveBlock, NumpyBlock
 from t2f_dist.shard.triplet import Fields
 from t2f_dist.text.vocabulary import Vocabulary
 from tests.data import mixed
 from tests.shard import img2dataset
+from tests.shard.judge import Escape, check, contents, refusal
 from tests.shard.mutation import Mutations, altered, mutated
 from tests.shard.raw import encoded
 from tests.shard.tars import FORMATS, signed
 
-REFUSED = (ValueError, OSError)
 BLOCK = 512
-
-
-class Escape(AssertionError):
-    """Something other than the right answer or a refusal in one line."""
-
-
-def refusal(error: Exception) -> str:
-    """The name of a refusal; Escape where it is not one."""
-    if isinstance(error, Escape):
-        raise error
-    message = str(error)
-    if not isinstance(error, REFUSED) or "\n" in message or len(message) > 3000:
-        raise Escape(f"{type(error).__name__}: {message[:500]}") from error
-    return "refused"
 
 
 class Victims:
@@ -183,12 +166,13 @@ class Victims:
         changed = content[:start] + mutated(content[start:], mutations, shard_format.INDEX_DTYPE.itemsize)
         (copy / name).write_bytes(changed)
         manifest = json.loads((copy / MANIFEST).read_bytes())
-        num = (len(changed) - start) // shard_format.INDEX_DTYPE.itemsize if mutations[0].value % 3 else None
+        num = (len(changed) - INDEX_HEADER_BYTES) // INDEX_RECORD_BYTES if mutations[0].value % 3 else None
         for split in manifest["splits"].values():
             for shard in split["shards"]:
                 if shard["index"] == name:
-                    shard["index_sha256"], shard["index_bytes"] = digest(changed), len(changed)
+                    shard["index_sha256"] = digest(changed)
                     if num is not None:
+                        shard["index_bytes"] = INDEX_HEADER_BYTES + num * INDEX_RECORD_BYTES
                         split["num_samples"] += num - shard["num_samples"]
                         shard["num_samples"] = num
         write_manifest(copy, manifest)
@@ -324,73 +308,3 @@ def write_manifest(folder: Path, content: Any) -> None:
         canonical = json.dumps(content, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")
         content["checksum"] = digest(canonical)
     (folder / MANIFEST).write_text(json.dumps(content), encoding="utf-8")
-
-
-def contents(folder: Path) -> set[bytes]:
-    """All that the samples of a directory hold."""
-    found: set[bytes] = {b""}
-    for split in ("train", "validation"):
-        shards = Shards(folder, split)
-        for number, shard in enumerate(shards.listed):
-            for row in range(shard.num_samples):
-                place = Place(number, row)
-                found |= (
-                    set(shards.members(place, shard_format.TAR_MEMBERS).values()) if shards.recipe is None else set()
-                )
-                found |= set(shards.members(place, ("image", "meta")).values())
-                found.add(shards.captions(place))
-                for resolution in (4, 8, 16):
-                    level = shards.level(place, resolution)
-                    found |= {level.tobytes()} if level is not None else set()
-        shards.close()
-    return found
-
-
-def check(folder: Path, right: set[bytes], honest: bool) -> str:
-    """Read all of a changed directory: every member is one of the right ones, or refused.
-
-    Args:
-        honest: only bytes were changed, and nothing was signed anew: then no others may come out either.
-    """
-    outcomes = set()
-    for split in ("train", "validation"):
-        try:
-            shards = Shards(folder, split)
-        except Exception as error:
-            outcomes.add(refusal(error))
-            continue
-        for number, shard in enumerate(shards.listed):
-            for row in range(min(shard.num_samples, 20)):
-                outcomes.add(_read(shards, Place(number, row), right, honest))
-        shards.close()
-    try:
-        outcomes.add("damage reported" if verify(folder, decode=True, progress=False) else "sound")
-    except Exception as error:
-        outcomes.add(refusal(error))
-    if honest and outcomes == {"right", "sound"}:
-        return "same"
-    return "found" if outcomes & {"refused", "damage reported"} else "other, consistent"
-
-
-def _read(shards: Shards, place: Place, right: set[bytes], honest: bool) -> str:
-    outcome = "right"
-    readers: list[Callable[[], Any]] = [
-        lambda: shards.members(place, ("image", "meta")).values(),
-        lambda: shards.members(place, ("speech", "embeddings")).values() if shards.recipe is None else (),
-        lambda: [shards.captions(place)],
-        lambda: [level.tobytes() for size in (4, 8, 16) if (level := shards.level(place, size)) is not None],
-        lambda: shards.picture(shards.members(place, ("image",))["image"], 8) is None or (),
-        lambda: shards.identity_name(place, shards.members(place, ("meta",))["meta"]) and (),
-        lambda: shard_format.captions(shards.captions(place)) and (),
-        lambda: shards.key(place) and (),
-    ]
-    for read in readers:
-        try:
-            wrong = [content for content in read() or () if content not in right]
-        except Exception as error:
-            refusal(error)
-            outcome = "refused"
-            continue
-        if wrong and honest:
-            raise Escape(f"wrong bytes accepted at {place}: {wrong[0][:60]!r}")
-    return outcome
