@@ -7,10 +7,12 @@ from pydantic import Field, field_validator, model_validator
 from t2f_dist.config.load import Section
 from t2f_dist.config.recipe import ImageRecipe, SplitRecipe
 
+WORDS_MAX = 1_000_000  # of a vocabulary; each is a row of an embedding
+
 
 class WordsRecipe(Section):
     min_count: int = Field(default=1, ge=1)  # rarer words of train are left out of the vocabulary
-    max_words: int | None = Field(default=None, ge=1)  # the size of the vocabulary at most
+    max_words: int | None = Field(default=None, ge=1, le=WORDS_MAX)  # the vocabulary's size at most; None: WORDS_MAX
 
 
 class IndexRecipe(Section):

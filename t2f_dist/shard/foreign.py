@@ -41,7 +41,7 @@ from t2f_dist.text.words import words
 FOLDER = ".index"  # of the records of an unfinished index
 CAPTION_BYTES_MAX = 1 << 16
 WORDS_MAX = 2_000_000  # that a tar adds to the vocabulary
-WORD_LENGTH_MAX = 1000
+WORD_LENGTH_MAX = 100  # letters; what is longer is a sentence in a script without spaces, or harm
 CAPTIONS_MAX = 1000  # of one image
 SHOWN_MAX = 1000  # letters of a refused caption
 UNNAMED = "no caption names it"
@@ -116,12 +116,17 @@ class ForeignTar:
 
 
 def shard_place(tar: Tar) -> str:
-    """The tar's URL, also of a local one. Raises ValueError for one with a password in it."""
+    """The tar's URL, also of a local one. Raises ValueError for one with a password or a signature in it."""
     local = url.local(tar.place)
     if local is not None:
         return "file://" + quote(os.fsencode(os.path.abspath(local)))
     if "@" in tar.place.partition("://")[2].partition("/")[0]:
         raise ValueError(f"{url.shown(tar.place)}: a URL with a password would be kept in the manifest; leave it out")
+    if url.scheme(tar.place) in ("http", "https") and re.search(r"[?#]", tar.place):
+        raise ValueError(
+            f"{url.shown(tar.place)}: the query of a URL, such as a signature, would be kept in the manifest; leave it"
+            " out, and name a store as s3:// or gs://, with credentials in the environment"
+        )
     return tar.place
 
 
@@ -161,12 +166,12 @@ class ForeignJob:
         fields = Fields(None if recipe.captions == "txt" else recipe.captions, recipe.identity)
         with task.tar.here() as path, Written(task.rejected_path(out)) as rejected:
             try:
-                held = contents(task.tar, path, fields)
+                with contents(task.tar, path, fields) as held:
+                    _Indexing(task, path, recipe, record, rejected).write(held, advance)
             except DamagedTar as error:
                 record.damage, record.position = error.reason, error.position
             else:
                 record.notes = held.notes
-                _Indexing(task, path, self.recipe, record, rejected).write(held, advance)
         write_file(task.record_path(out), record.model_dump_json().encode())
 
 

@@ -8,13 +8,13 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from t2f_dist.config.index import IndexRecipe
+from t2f_dist.config.index import WORDS_MAX, IndexRecipe
 from t2f_dist.shard import engine
 from t2f_dist.shard.engine import Failed
 from t2f_dist.shard.foreign import FOLDER, UNNAMED, ForeignJob, ForeignTar, Record, shard_place
@@ -23,9 +23,11 @@ from t2f_dist.shard.manifest import (
     REJECTED,
     SPLITS,
     VOCABULARY,
+    VOCABULARY_BYTES_MAX,
     Kind,
     Manifest,
     RejectedFile,
+    Shard,
     Split,
     SplitName,
     Totals,
@@ -34,6 +36,7 @@ from t2f_dist.shard.manifest import (
 )
 from t2f_dist.shard.sources import ORPHANED
 from t2f_dist.shard.sources.webdataset import tars
+from t2f_dist.shard.tally import Tally
 from t2f_dist.shard.writer import Written
 from t2f_dist.storage import url
 from t2f_dist.storage.folder import write_file
@@ -46,6 +49,9 @@ _OURS = re.compile(
     r"|manifest\.json|vocabulary\.json|rejected\.jsonl)\.[\w-]+\.tmp"
 )
 _FOLLOWS = (ORPHANED, UNNAMED)
+_COUNTED = ("found", "stored", "rejected", "unmatched")
+CAUSES_MAX = 1000  # of refusals, which of a hostile tar may all be different
+WORD_BYTES_MAX = VOCABULARY_BYTES_MAX - 1000  # of the words of a vocabulary, whose file has a head and a tail
 
 
 @dataclass(frozen=True)
@@ -95,11 +101,7 @@ def index(
             f"{len(failed)} of {len(tasks)} tars could not be read, such as {failed[0].name}: {failed[0].reason}; "
             "the same command goes on with them"
         )
-    records = [task.record(out, build) for task in tasks]
-    changed = [task.tar.shown for task, record in zip(tasks, records) if record is None]
-    if changed:
-        raise OSError(f"{changed[0]} changed while it was read; run the same command again")
-    indexed = _finish(out, recipe, content, tasks, [record for record in records if record is not None])
+    indexed = _finish(out, recipe, content, build, tasks)
     shutil.rmtree(out / FOLDER)
     return indexed
 
@@ -142,30 +144,56 @@ def _run(
     return failed
 
 
+@dataclass
+class _Sum:
+    """What the records of all tars say together; each is added and dropped, since many do not fit in memory."""
+
+    counts: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in _COUNTED})
+    shards: dict[SplitName, list[Shard]] = field(default_factory=lambda: {split: [] for split in SPLITS})
+    num_tars: int = 0
+    damaged: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    causes: Counter[str] = field(default_factory=Counter)
+
+    def add(self, task: ForeignTar, record: Record) -> None:
+        for name, counts in self.counts.items():
+            counts.update(getattr(record, name))
+        for split, shard in record.shards.items():
+            self.shards[split].append(shard)
+        self.num_tars += bool(record.shards)
+        if record.damage:
+            self.damaged.append(f"{task.tar.shown}: damaged at byte {record.position}: {record.damage}")
+        self.notes += record.notes
+
+    def cause(self, reason: str) -> None:
+        if reason not in _FOLLOWS and (reason in self.causes or len(self.causes) < CAUSES_MAX):
+            self.causes[reason] += 1
+
+
 def _finish(
-    out: Path, recipe: IndexRecipe, content: dict[str, Any], tasks: list[ForeignTar], records: list[Record]
+    out: Path, recipe: IndexRecipe, content: dict[str, Any], build: str, tasks: Sequence[ForeignTar]
 ) -> Indexed:
-    rejected, causes = _rejected(out, tasks, records)
-    if not any("train" in record.shards for record in records):
-        most = f"; most often: {causes.most_common(1)[0][0]}" if causes else ""
-        raise ValueError(f"no usable sample in train, of {len(records)} tars{most}; see {out / REJECTED}")
-    counts: Counter[str] = sum((record.counts for record in records), Counter())
-    vocabulary = Vocabulary.from_counts(counts, recipe.text.min_count, recipe.text.max_words)
+    total = _Sum()
+    with Tally(out / FOLDER) as tally:
+        with Written(out / REJECTED) as rejected:
+            for task in tasks:
+                record = task.record(out, build)
+                if record is None:
+                    raise OSError(f"{task.tar.shown} changed while it was read; run the same command again")
+                total.add(task, record)
+                tally.add(record.counts)
+                _reject(rejected, task, record, out, total)
+        if not total.shards["train"]:
+            most = f"; most often: {total.causes.most_common(1)[0][0]}" if total.causes else ""
+            raise ValueError(f"no usable sample in train, of {len(tasks)} tars{most}; see {out / REJECTED}")
+        counts = tally.most_common(recipe.text.max_words or WORDS_MAX, WORD_BYTES_MAX, recipe.text.min_count)
+    vocabulary = Vocabulary.from_counts(counts)
     text = vocabulary.to_json().encode()
     write_file(out / VOCABULARY, text)
-    totals: dict[Kind, Totals] = {
-        kind: Totals(
-            found=sum(record.found[kind] for record in records),
-            stored=sum(record.stored[kind] for record in records),
-            rejected=sum(record.rejected[kind] for record in records),
-            unmatched=sum(record.unmatched[kind] for record in records),
-        )
-        for kind in _KINDS
+    splits: dict[SplitName, Split] = {
+        split: Split(num_samples=sum(shard.num_samples for shard in shards), shards=tuple(shards))
+        for split, shards in total.shards.items()
     }
-    splits: dict[SplitName, Split] = {}
-    for split in SPLITS:
-        shards = tuple(record.shards[split] for record in records if split in record.shards)
-        splits[split] = Split(num_samples=sum(shard.num_samples for shard in shards), shards=shards)
     manifest = Manifest(
         recipe=content,
         image_resolution=recipe.image.resolution,
@@ -173,41 +201,29 @@ def _finish(
         squared=False,
         sample_rate_hz=None,
         vocabulary=VocabularyFile(file=VOCABULARY, sha256=digest(text), num_words=len(vocabulary.words)),
-        rejected=rejected,
+        rejected=RejectedFile(file=REJECTED, sha256=rejected.sha256),
         splits=splits,
-        totals=totals,
+        totals={kind: Totals(**{name: counts[kind] for name, counts in total.counts.items()}) for kind in _KINDS},
     )
     kept = {name for split in splits.values() for shard in split.shards for name in (shard.index, shard.small)}
     for path in out.iterdir():  # of an earlier index
         if _OURS.fullmatch(path.name) and path.name not in kept:
             path.unlink()
     manifest.save(out)
-    damaged = [
-        f"{task.tar.shown}: damaged at byte {record.position}: {record.damage}"
-        for task, record in zip(tasks, records)
-        if record.damage
-    ]
-    notes = [note for record in records for note in record.notes]
-    return Indexed(manifest, sum(bool(record.shards) for record in records), damaged, notes)
+    return Indexed(manifest, total.num_tars, total.damaged, total.notes)
 
 
-def _rejected(out: Path, tasks: list[ForeignTar], records: list[Record]) -> tuple[RejectedFile, Counter[str]]:
-    """All that is refused, in one file, a damaged tar in its place; and how often for which reason."""
-    causes: Counter[str] = Counter()
-    with Written(out / REJECTED) as written:
-        for task, record in zip(tasks, records):
-            if record.damage:
-                row = {"kind": "tars", "status": "rejected", "where": task.tar.shown}
-                row |= {"reason": record.damage, "position": record.position}
-                written.write((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
-                causes[record.damage] += 1
-            with open(task.rejected_path(out), "rb") as stream:
-                for line in stream:
-                    written.write(line)
-                    reason = json.loads(line)["reason"]
-                    if reason not in _FOLLOWS and (reason in causes or len(causes) < 1000):
-                        causes[reason] += 1
-    return RejectedFile(file=REJECTED, sha256=written.sha256), causes
+def _reject(written: Written, task: ForeignTar, record: Record, out: Path, total: _Sum) -> None:
+    """All that is refused of a tar, into the one file of all; a damaged tar in its place."""
+    if record.damage:
+        row = {"kind": "tars", "status": "rejected", "where": task.tar.shown}
+        row |= {"reason": record.damage, "position": record.position}
+        written.write((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
+        total.cause(record.damage)
+    with open(task.rejected_path(out), "rb") as stream:
+        for line in stream:
+            written.write(line)
+            total.cause(json.loads(line)["reason"])
 
 
 def report(indexed: Indexed) -> None:

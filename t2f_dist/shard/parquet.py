@@ -8,6 +8,7 @@ FILE_BYTES_MAX = 1 << 28
 ROWS_MAX = 1_000_000
 BATCH_ROWS = 1_000
 VALUE_LENGTH_MAX = 1 << 20  # letters of a caption
+TABLE_LENGTH_MAX = 1 << 29  # letters of all that is kept
 
 
 def rows(path: Path, columns: tuple[str, ...]) -> dict[str, dict[str, object]]:
@@ -44,16 +45,22 @@ def _read(path: Path, wanted: list[str]) -> dict[str, dict[str, object]]:
     from pyarrow import parquet
 
     found: dict[str, dict[str, object]] = {}
-    # As a dictionary, text that is repeated stays one text, however many rows say that they have it.
+    shared: dict[str, str] = {}  # text that is repeated is one text, however many rows say that they have it
+    room = TABLE_LENGTH_MAX
     texts = [name for name in wanted if name != "key"]
     with parquet.ParquetFile(path, read_dictionary=texts) as table:
         for batch in table.iter_batches(BATCH_ROWS, columns=wanted):
-            for row in batch.to_pylist():
-                key = row.pop("key")
-                if isinstance(key, str | int) and len(found) < ROWS_MAX:
-                    found.setdefault(str(key), {name: _bounded(value) for name, value in row.items()})
+            for number, key in enumerate(batch.column("key").to_pylist()):
+                if not isinstance(key, str | int) or len(found) >= ROWS_MAX or str(key) in found:
+                    continue
+                row = {name: batch.column(name)[number].as_py() for name in texts}  # one by one: each may be large
+                for name, value in row.items():
+                    if not isinstance(value, str):
+                        continue
+                    text = value[:VALUE_LENGTH_MAX]
+                    room -= 0 if text in shared else len(text)
+                    row[name] = shared.setdefault(text, text)
+                if room < 0:
+                    raise ValueError(f"more than {TABLE_LENGTH_MAX:,} letters")
+                found[str(key)] = row
     return found
-
-
-def _bounded(value: object) -> object:
-    return value[:VALUE_LENGTH_MAX] if isinstance(value, str) else value

@@ -118,11 +118,11 @@ def triplets(path: str | Path) -> tuple[dict[str, Triplet], list[Repeated]]:
         key = tar.shown(f"{parent}/{stem}" if parent else stem) if fault else f"{parent}/{stem}" if parent else stem
         triplet = found.get(key)
         if triplet is None:
-            if len(found) + len(repeated) >= TRIPLETS_MAX:
-                raise tar.DamagedTar(
-                    member.offset - tar.BLOCK, f"more than {TRIPLETS_MAX:,} keys in one tar; split it", Path(path).name
-                )
             triplet = found[key] = Triplet(key, member.offset - tar.BLOCK)
+        if len(found) + len(repeated) > TRIPLETS_MAX:
+            raise tar.DamagedTar(
+                member.offset - tar.BLOCK, f"more than {TRIPLETS_MAX:,} keys in one tar; split it", Path(path).name
+            )
         if fault:
             triplet.fault = triplet.fault or fault
             continue

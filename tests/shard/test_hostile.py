@@ -6,31 +6,38 @@ import subprocess
 import sys
 import tarfile
 import time
+import tracemalloc
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from t2f_dist.config.index import IndexRecipe
 from t2f_dist.config.recipe import ShardRecipe
 from t2f_dist.data.shards import Shards
 from t2f_dist.shard import format as shard_format
 from t2f_dist.shard import index as shard_index
+from t2f_dist.shard import parquet as table_of_tar
+from t2f_dist.shard import triplet
 from t2f_dist.shard.build import build
 from t2f_dist.shard.encode import clean_caption
 from t2f_dist.shard.manifest import MANIFEST, Manifest, digest
 from t2f_dist.shard.sources import face2text, table
+from t2f_dist.shard.sources.webdataset import contents as tar_contents
 from t2f_dist.shard.sources.webdataset import tars
 from t2f_dist.shard.tar import scan
-from t2f_dist.shard.triplet import triplets
+from t2f_dist.shard.triplet import TEXT_BYTES_MAX, Fields, triplets
 from t2f_dist.text.vocabulary import FORMAT, VERSION, Vocabulary
 from tests import fuzz
 from tests.data import mixed
 from tests.shard.img2dataset import sample, write
+from tests.shard.judge import check, contents
 from tests.shard.mutation import MUTATIONS, Mutations
 from tests.shard.raw import draw
-from tests.shard.victims import Victims, check, contents, write_manifest
+from tests.shard.victims import Victims, write_manifest
 from tests.web import served
 
 NAMES = (
@@ -255,6 +262,51 @@ def test_members_of_gigabytes(tmp_path: Path):
     found, _ = triplets(path)
     assert [each.fault for each in found.values() if not each.fault] == [""]
     assert all(f"{4 << 30} bytes; at most" in found[key].fault for key in "123")
+
+
+def test_texts_of_a_tar_are_read_one_by_one(tmp_path: Path):
+    """Two hundred captions of a mebibyte each, of which nothing stands on the disk."""
+    path = write(tmp_path / "00000.tar", sample("000000000"))
+    with open(path, "r+b") as stream:
+        stream.seek(max(member.offset + -(-member.size // 512) * 512 for member in scan(path)))
+        for number in range(200):
+            header = tarfile.TarInfo(f"{number}.txt")
+            header.size = TEXT_BYTES_MAX
+            stream.write(header.tobuf(tarfile.USTAR_FORMAT))
+            stream.seek(header.size, os.SEEK_CUR)
+        stream.write(bytes(10240))
+    (tar,) = tars(str(path))
+    tracemalloc.start()
+    with tar_contents(tar, path, Fields()) as held:
+        lengths = [sum(len(str(caption)) for caption in said.captions) for _, said in held.samples]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert lengths[1:] == [TEXT_BYTES_MAX] * 200
+    assert peak < 20 * TEXT_BYTES_MAX
+
+
+def test_keys_that_repeat_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(triplet, "TRIPLETS_MAX", 5)
+    member = ("1.txt", b"x")
+    assert len(triplets(write(tmp_path / "5.tar", [member] * 5))[1]) == 4
+    with pytest.raises(ValueError, match="more than 5 keys in one tar"):
+        triplets(write(tmp_path / "9.tar", [member] * 9))
+
+
+def test_a_table_of_long_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A text that every row repeats is held once; more of different texts than there is room for are refused."""
+    path = tmp_path / "00000.parquet"
+    keys = [str(number) for number in range(1000)]
+    parquet.write_table(pa.table({"key": keys[:100], "caption": ["x" * (1 << 20)] * 100}), path)
+    tracemalloc.start()
+    assert len(table_of_tar.rows(path, ("caption",))) == 100
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20 << 20
+    monkeypatch.setattr(table_of_tar, "TABLE_LENGTH_MAX", 10_000)
+    parquet.write_table(pa.table({"key": keys, "caption": [f"{number:020d}" for number in range(1000)]}), path)
+    with pytest.raises(ValueError, match="not a readable table: more than 10,000 letters"):
+        table_of_tar.rows(path, ("caption",))
 
 
 @pytest.mark.parametrize("key", ["a b", "ä", "x" * 600, "..x", "con.d"])

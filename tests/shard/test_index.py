@@ -218,6 +218,9 @@ def test_nothing_usable(tmp_path: Path):
     with pytest.raises(ValueError, match="password") as error:
         indexed("https://me:secret@127.0.0.1:9/00000.tar", tmp_path / "out")
     assert "secret" not in str(error.value)
+    with pytest.raises(ValueError, match="the query of a URL.*s3://.*in the environment") as error:
+        indexed("https://127.0.0.1:9/00000.tar?X-Amz-Signature=secret", tmp_path / "out")
+    assert "secret" not in str(error.value)
 
 
 def test_the_table_and_the_stats_beside_a_tar(tmp_path: Path):

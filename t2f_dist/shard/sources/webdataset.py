@@ -46,6 +46,10 @@ class Slice:
     length: int
     stamp: str = ""
 
+    @property
+    def is_remote(self) -> bool:
+        return url.is_url(self.path)
+
     def read(self) -> bytes:
         if url.is_url(self.path):
             folder, name = url.split(self.path)
@@ -233,17 +237,18 @@ class Contents:
     """What a tar holds.
 
     Attributes:
-        samples: its triplets, and what each says, in the order of the tar.
-        notes: what may be worth a look, a line each.
+        samples: its triplets, and what each says, in the order of the tar; read one by one, once.
+        notes: what may be worth a look, a line each; whole when all samples are read.
     """
 
-    samples: list[tuple[Triplet, Said]]
+    samples: Iterator[tuple[Triplet, Said]]
     repeated: list[Repeated]
     notes: list[str]
 
 
-def contents(tar: Tar, path: Path, fields: Fields) -> Contents:
-    """Read the headers, captions and facts of a tar, of which the local path is `path`.
+@contextmanager
+def contents(tar: Tar, path: Path, fields: Fields) -> Iterator[Contents]:
+    """The headers of a tar, of which the local path is `path`, and its captions and facts as they are asked for.
 
     Raises:
         OSError: it cannot be read.
@@ -254,20 +259,18 @@ def contents(tar: Tar, path: Path, fields: Fields) -> Contents:
     except DamagedTar as error:
         raise DamagedTar(error.position, error.reason, tar.shown) from None
     notes: list[str] = []
-    samples = []
+    with tar.beside("_stats.json") as stats:
+        successes = _successes(stats)
+    images = sum(each.image is not None for each in found.values())
+    if successes is not None and successes != images:
+        notes.append(f"{tar.shown} holds {images} images, where its _stats.json counts {successes}")
     with open(path, "rb") as stream, tar.beside(".parquet") as table:
         rows = _Rows(table, fields, notes)
 
         def read(piece: Piece) -> bytes:
             return os.pread(stream.fileno(), piece.size, piece.offset)
 
-        samples = [(each, triplet.said(each, read, fields, rows)) for each in found.values()]
-    with tar.beside("_stats.json") as stats:
-        successes = _successes(stats)
-    images = sum(each.image is not None for each in found.values())
-    if successes is not None and successes != images:
-        notes.append(f"{tar.shown} holds {images} images, where its _stats.json counts {successes}")
-    return Contents(samples, repeated, notes)
+        yield Contents(((each, triplet.said(each, read, fields, rows)) for each in found.values()), repeated, notes)
 
 
 class _Rows:
@@ -320,11 +323,10 @@ def read(recipe: ShardRecipe) -> Raw:
     fields = Fields(identity=recipe.webdataset.identity_field)
     found = _Found()
     for tar in listed:
-        with tar.here() as path:
-            held = contents(tar, path, fields)
+        with tar.here() as path, contents(tar, path, fields) as held:
             found.refusals += [_repeated(tar, path, each) for each in held.repeated]
-        for each, said in held.samples:
-            _add(tar, each, said, found)
+            for each, said in held.samples:
+                _add(tar, each, said, found)
     if len({tar.name for tar in listed}) < len(listed):
         raise ValueError(f"{url.shown(recipe.faces)}: two tars of one name on different servers; shard them apart")
     if not found.pictures and not found.refusals:
