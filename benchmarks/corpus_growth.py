@@ -85,9 +85,8 @@ def report(rows: list[list[str]], rounds: int) -> list[str]:
         "order of every sample, s",
     ]
     return [
-        f"{section.machine()}; of each size {'one process' if rounds == 1 else f'the median of {rounds} processes'}"
-        f"{'' if rounds == 1 else ' (lowest-highest, where given)'}; batches of 64 at 32 px with all that training"
-        " draws. Memory is anonymous (RssAnon), what imports take left out: with all open; after batches"
+        f"{section.machine()}; {section.medians(rounds, 'process')} of each size; batches of 64 at 32 px with all that"
+        " training draws. Memory is anonymous (RssAnon), what imports take left out: with all open; after batches"
         " anywhere; and, in a run of its own, of a rank with two loader processes while these read batches anywhere,"
         " summed, so that what they share counts three times.",
         "",

@@ -131,7 +131,7 @@ def report(found: Found, rounds: int, seconds: float) -> list[str]:
     held = {corpus: corpora.sizes(corpora.stored(corpus, *size)) for corpus, size in CORPORA.items()}
     more = ", ".join(f"{size['t2f-dist'] / size['webdataset'] - 1:.0%} of {corpus} px" for corpus, size in held.items())
     return [
-        f"{section.machine()}; images a second and core; median of {rounds} rounds (lowest-highest) of whole epochs,"
+        f"{section.machine()}; images a second and core; {section.medians(rounds)} of whole epochs,"
         f" {seconds:g} s at least; page cache warm; the loader in the process that asks. {_corpora()}. What constructs"
         " the loaders is not counted, of any; from the call of `iter` on all is, the first batch too.",
         "",

@@ -59,7 +59,7 @@ def report(found: dict[str, list[dict[str, Any]]], expected: dict[str, str], rou
         same = sum(each["digest"] == expected[name] for each in measured)
         rows.append([SHOWN[name], seconds, asked, from_disk, f"{same} of {rounds}"])
     return [
-        f"{section.machine()}; median of {rounds} rounds (lowest-highest); {SAMPLES:,} samples of {RESOLUTION} px, a"
+        f"{section.machine()}; {section.medians(rounds)}; {SAMPLES:,} samples of {RESOLUTION} px, a"
         f" batch of 64 at sample {POSITION:,}. All of them shuffle. The right batch: its pictures and captions have the"
         " sha256 of those that the same loader gives there without a stop.",
         "",

@@ -46,6 +46,15 @@ def spread(values: Sequence[float]) -> str:
     return f"{figure(middle)} ({figure(min(values))}-{figure(max(values))})"
 
 
+def medians(count: int, noun: str = "round") -> str:
+    """What `spread` gives of so many."""
+    return (
+        f"one {noun}"
+        if count == 1
+        else f"median of {count} {noun}{'es' if noun.endswith('s') else 's'} (lowest-highest)"
+    )
+
+
 def figure(value: float) -> str:
     """Three digits that say something, thousands set apart."""
     if value == 0:

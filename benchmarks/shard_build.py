@@ -125,7 +125,7 @@ def report(found: dict[tuple[Source, System], Found], rounds: int) -> list[str]:
     peers = environment.versions("img2dataset", ["img2dataset", "opencv-python-headless", "webdataset"])
     ours = environment.versions("webdataset", ["pillow", "webdataset"])
     return [
-        f"{section.machine()}; median of {rounds} rounds (lowest-highest). Images a second and core; JPEG of quality"
+        f"{section.machine()}; {section.medians(rounds)}. Images a second and core; JPEG of quality"
         f" {QUALITY}; files of {_kilobytes()} on average, in the page cache.",
         "",
         *table(found),

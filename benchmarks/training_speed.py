@@ -75,7 +75,7 @@ def measure(setting: Setting, shards: Path, steps: int) -> list[dict[str, float]
 def table(found: dict[Setting, list[dict[str, float]]], rounds: int) -> list[str]:
     """The measurements as Markdown."""
     lines = [
-        f"{section.machine()}; median of {rounds} rounds (lowest-highest); batch {BATCH}, configs/demo.yaml.",
+        f"{section.machine()}; {section.medians(rounds)}; batch {BATCH}, configs/demo.yaml.",
         "",
         "| precision | launch | " + " | ".join(f"{r} px" for r in RESOLUTIONS) + " | waiting for data at 32 px |",
         "| --- | --- |" + " ---: |" * (len(RESOLUTIONS) + 1),

@@ -4,7 +4,8 @@
 
 Both have the same networks, batch and loss (WGAN-GP with drift), and a step is one of the critic, one of the generator,
 and the moving average. The operations of convolutions and products of matrices, forward and backward, are counted by
-torch; the peak is a large product of matrices in the same process, by the same threads, in the same format.
+torch; the peak is a large product of matrices or a large convolution, whichever is faster, in the same process, by the
+same threads, in the same format.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def report(found: Found, rounds: int, threads: int) -> list[str]:
     }
     ran = environment.versions("t2f-dist", ["torch"])
     return [
-        f"{section.machine()}; {threads} threads; torch {ran['torch']}; median of {rounds} rounds (lowest-highest);"
+        f"{section.machine()}; {threads} threads; torch {ran['torch']}; {section.medians(rounds)};"
         f" batch {BATCH}, channels {', '.join(map(str, CHANNELS))}. Images a second; share of the peak.",
         "",
         *section.table(["", "format", *(f"{r} px" for r in STAGES)], rows, texts=2),

@@ -9,7 +9,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-SIDE = 3072  # of the matrices whose product is the peak
+SIDE = 2048  # of the matrices
+IMAGE = (16, 128, 32, 32)  # of the convolution
 
 
 class Operations(TorchDispatchMode):
@@ -45,12 +46,28 @@ def measured(step: Callable[[], object], batch_size: int, precision: str, num_st
 
 
 def peak(dtype: torch.dtype) -> float:
-    """Operations a second of a large product of matrices, the best of three."""
+    """Operations a second of a large product of matrices or a large convolution, whichever is more; the best of three.
+
+    They come from two libraries, of which either may be the slower one on a processor.
+    """
     one, other = torch.randn(SIDE, SIDE).to(dtype), torch.randn(SIDE, SIDE).to(dtype)
-    torch.mm(one, other)
+    image, weight = torch.randn(IMAGE).to(dtype), torch.randn(IMAGE[1], IMAGE[1], 3, 3).to(dtype)
+    last = image.to(memory_format=torch.channels_last), weight.to(memory_format=torch.channels_last)
+    product = 2 * SIDE**3
+    convolution = 2 * 9 * IMAGE[1] * image.numel()
+    with torch.no_grad():
+        return max(
+            _fastest(lambda: torch.mm(one, other), product),
+            _fastest(lambda: torch.conv2d(image, weight, padding=1), convolution),
+            _fastest(lambda: torch.conv2d(*last, padding=1), convolution),
+        )
+
+
+def _fastest(function: Callable[[], object], operations: int) -> float:
+    function()
     best = float("inf")
     for _ in range(3):
         start = time.perf_counter()
-        torch.mm(one, other)
+        function()
         best = min(best, time.perf_counter() - start)
-    return 2 * SIDE**3 / best
+    return operations / best
