@@ -21,14 +21,19 @@ SPLITS = {"training": "train", "held_out": "validation"}
 
 
 class HeldOut:
-    """The same samples of each split all along. Only the main rank looks at them."""
+    """The same samples of each split all along. Only the main rank looks at them, while the others wait.
+
+    So they stand side by side: of remote shards one a split is fetched, or as many as it takes where shards are small,
+    and not one for each sample.
+    """
 
     def __init__(self, config: Config, samples: Samples):
         self.num = -(-config.log.held_out_images // config.group_size) * config.group_size
         self.sources: dict[str, Samples] = {}
         known = config.condition.identity is None  # identities that are held out have no number
         if self.num and known and config.data.split == "train" and samples.manifest.num_samples("validation"):
-            self.sources = {name: _whole(open_samples(config, split)) for name, split in SPLITS.items()}
+            beside = config.model_copy(update={"data": config.data.model_copy(update={"shuffle_window_shards": 1})})
+            self.sources = {name: _whole(open_samples(beside, split)) for name, split in SPLITS.items()}
         self._batches: dict[tuple[str, int], Batch] = {}
 
     @torch.no_grad()

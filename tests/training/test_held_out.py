@@ -1,10 +1,14 @@
 """Scores of photographs that are learnt from and of others: what they are, and that looking changes nothing."""
 
+from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from t2f_dist.data.indexed import IndexedSamples
 from t2f_dist.data.loader import open_samples
 from t2f_dist.shard.build import build
 from t2f_dist.shard.manifest import Manifest
@@ -16,6 +20,7 @@ from tests.end_to_end.launches import weights
 from tests.shard.raw import Corpus
 from tests.training.short_run import state, trained, unequal, untrained
 from tests.training.small import RECIPES, config
+from tests.web import served
 
 
 def scores(settings, gan=None, images=64) -> dict[str, float]:
@@ -42,7 +47,8 @@ def unheld(tmp_path_factory):
 @torch.no_grad()
 def _direct(gan, settings, split: str, phase, num: int) -> float:
     """Written out: no part, no augmentation, no autocast; all that each sample has, and nothing of another."""
-    samples = open_samples(settings, split)
+    beside = settings.data.model_copy(update={"shuffle_window_shards": 1})
+    samples = open_samples(settings.model_copy(update={"data": beside}), split)
     modalities = {name: m.model_copy(update={"dropout": 0.0}) for name, m in settings.condition.modalities.items()}
     samples.wanted = replace(samples.wanted, modalities=modalities, mismatched=frozenset())
     batch = samples.batch([(position, phase.resolution) for position in range(num)])
@@ -102,8 +108,12 @@ def test_both_are_of_the_whole_condition_and_of_nothing_else(portrait_shards):
         assert all(bool((lengths > 0).all()) for _, lengths in batch.condition.values()), name
         assert not any(bool(lengths.any()) for _, lengths in batch.mismatched.values()), name
         assert batch.mismatched_images.numel() == batch.augment.numel() == 0
-    of_training = {held_out._batch("training", held_out.sources["training"], 4).identities[0].item()}
-    assert of_training <= {samples.shards.identity(samples.order.locate(0))}, "the trainer's own order"
+    of_training = set(held_out._batch("training", held_out.sources["training"], 4).identities.tolist())
+    assert isinstance(samples, IndexedSamples)
+    first = samples.shards[samples.order.shards_from(0, 1)[0][0]]
+    assert of_training <= set(first.index["identity"].view(np.int64).tolist()), (
+        "of the shard that the trainer reads first"
+    )
     assert samples.wanted.mismatched and samples.wanted.wishes.augment, "what is trained on is left as it is"
     held_out.close()
     samples.close()
@@ -142,3 +152,19 @@ def test_a_run_that_looks_after_each_step_ends_with_the_same_bits(portrait_shard
     assert '"reals/held_out"' in (tmp_path / "looks" / "metrics.jsonl").read_text()
     assert '"reals/held_out"' not in (tmp_path / "does-not" / "metrics.jsonl").read_text()
     assert unequal(weights(tmp_path / "looks"), weights(tmp_path / "does-not")) == []
+
+
+def test_of_remote_shards_one_a_split_is_fetched(portrait_shards, tmp_path: Path):
+    num = {split: len(Manifest.load(portrait_shards).shards(split)) for split in ("train", "validation")}
+    assert num["train"] > 2, "the window of training is wider than what is fetched"
+    local = config("both", portrait_shards, tmp_path)
+    gan = untrained(local)
+    with served() as web:
+        place = web.put_folder(portrait_shards)
+        remote = config("both", portrait_shards, tmp_path, f"data.shards={place}", f"data.cache_dir={tmp_path}/cache")
+        for images in (0, 64):
+            assert scores(remote, gan, images) == scores(local, gan, images)
+        fetched = Counter(
+            Path(path).name.partition("-")[0] for path, num in web.gets.items() if num and path.endswith(".tar")
+        )
+    assert fetched == {"train": 1, "validation": 1}
