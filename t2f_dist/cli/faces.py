@@ -6,6 +6,13 @@ import click
 
 from t2f_dist.cli.words import counted
 
+_CACHE_DIR = click.option(
+    "--cache-dir", type=click.Path(path_type=Path), help="Of remote shards.  [default: as in training, else ~/.cache]"
+)
+_CACHE_BYTES = click.option(
+    "--cache-bytes", type=click.IntRange(1), help="Of them at most.  [default: as in training, else 50 GB]"
+)
+
 
 @click.command(short_help="List the configurations, a line each.")
 @click.argument("folder", default="configs", type=click.Path(path_type=Path))
@@ -39,6 +46,8 @@ def configs(folder: Path) -> None:
 @click.option("--shards", metavar="DIR_OR_URL", help="Draw for samples in shards instead.")
 @click.option("--split", default="test", show_default=True, type=click.Choice(["train", "validation", "test"]))
 @click.option("--rows", default=8, show_default=True, type=click.IntRange(1), help="Samples of --shards.")
+@_CACHE_DIR
+@_CACHE_BYTES
 @click.option("--num", type=click.IntRange(1), help="Faces a condition.  [default: 8]")
 @click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="The same seed, the same faces."
@@ -55,6 +64,8 @@ def sample(
     shards: str | None,
     split: str,
     rows: int,
+    cache_dir: Path | None,
+    cache_bytes: int | None,
     num: int | None,
     seed: int,
     out: str,
@@ -70,6 +81,7 @@ def sample(
     caption and a column a voice.
     """
     from t2f_dist.evaluation.conditions import Conditions
+    from t2f_dist.evaluation.held import cache_of
     from t2f_dist.evaluation.sample import check_suffix, faces_a_row, find_voices, read_captions, save
     from t2f_dist.evaluation.sample import sample as draw
     from t2f_dist.models.snapshot import load
@@ -86,7 +98,7 @@ def sample(
     if shards is not None and any(wanted.values()):
         raise ValueError("--shards brings its own conditions: leave out --caption, --voice and --identity, or --shards")
     loaded = load(snapshot)
-    conditions = Conditions(loaded, embed)
+    conditions = Conditions(loaded, embed, cache_of(loaded.config.data, cache_dir, cache_bytes))
     if embed is not None and wanted["caption"]:
         click.echo(f"loading {embed}", err=True)  # for some seconds
     asked = conditions.asked(wanted, found) if shards is None else conditions.of_shards(shards, split, rows)
@@ -115,8 +127,20 @@ def sample(
 @click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="Of the noise and the order."
 )
+@_CACHE_DIR
+@_CACHE_BYTES
 @click.option("--out", type=click.Path(path_type=Path), help="Also write the tables there, as JSON.")
-def evaluate(snapshot: Path, by: str, shards: str | None, split: str, num: int, seed: int, out: Path | None) -> None:
+def evaluate(
+    snapshot: Path,
+    by: str,
+    shards: str | None,
+    split: str,
+    num: int,
+    seed: int,
+    cache_dir: Path | None,
+    cache_bytes: int | None,
+    out: Path | None,
+) -> None:
     """Agreement on drawn portraits: the share of faces whose attributes are those that their caption names, and those
     that it does not name but the portrait has, which a voice may tell.
 
@@ -125,12 +149,13 @@ def evaluate(snapshot: Path, by: str, shards: str | None, split: str, num: int, 
     """
     import json
 
+    from t2f_dist.evaluation.held import cache_of
     from t2f_dist.evaluation.portraits import evaluate as agreement
     from t2f_dist.models.snapshot import load
 
     loaded = load(snapshot)
     where = shards or loaded.config.data.shards
-    found = agreement(loaded, where, split, num, seed, by)
+    found = agreement(loaded, where, split, num, seed, by, cache_of(loaded.config.data, cache_dir, cache_bytes))
     seen = "which training sees" if split == "train" else "no combination of which stands in its training split"
     for way, table in found.items():
         asked = "caption and speech" if way == "both" else f"{way} alone"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -12,8 +12,8 @@ import numpy as np
 from t2f_dist.config.condition import MODALITIES, Stored
 from t2f_dist.data.batch import Inputs, collate_condition
 from t2f_dist.data.order import Place
-from t2f_dist.data.shards import Shards
-from t2f_dist.evaluation.held import Held, read
+from t2f_dist.data.shards import Cache, Shards
+from t2f_dist.evaluation.held import Held, cache_of, read
 from t2f_dist.evaluation.modalities import READERS, Modality
 from t2f_dist.models.snapshot import Snapshot
 from t2f_dist.shard.format import DamagedSample
@@ -53,12 +53,14 @@ class Conditions:
     Args:
         snapshot: whose generator is asked.
         model: folder of the sentence encoder for new captions, where the snapshot reads captions by one.
+        cache: makes that of remote shards; None: as the snapshot's configuration says.
 
     Raises ValueError where the snapshot does not hold what its conditions are read with, or a model has no use or is
     none; FileNotFoundError where its folder is missing.
     """
 
-    def __init__(self, snapshot: Snapshot, model: Path | None = None):
+    def __init__(self, snapshot: Snapshot, model: Path | None = None, cache: Callable[[], Cache] | None = None):
+        self.cache = cache or cache_of(snapshot.config.data)
         self.sections = snapshot.config.condition.modalities
         if model is not None and not isinstance(self.sections.get("caption"), Stored):
             raise ValueError(f"--embed {model}: this snapshot reads no caption by a sentence encoder; leave it out")
@@ -142,7 +144,7 @@ class Conditions:
 
         Raises ValueError and FileNotFoundError where they are not.
         """
-        shards = Shards(folder, split)
+        shards = Shards(folder, split, self.cache)
         for name in names:
             self.modalities[name].check(shards.manifest, folder)
         return shards
@@ -150,6 +152,7 @@ class Conditions:
     def _first(self, shards: Shards, num: int, may_lack: Sequence[str]) -> dict[str, Condition]:
         found: dict[str, Condition] = {}
         for number, shard in enumerate(shards.listed):
+            shards.reads([number])  # what is open cannot be evicted from the cache
             for row in range(shard.num_samples):
                 try:
                     sample = read(shards, Place(number, row), choice=0)

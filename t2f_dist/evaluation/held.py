@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from t2f_dist.config.schema import Data
 from t2f_dist.data.order import Place
-from t2f_dist.data.shards import Shards
+from t2f_dist.data.shards import Cache, Shards, default_cache
 from t2f_dist.shard import format as shard_format
+
+
+def cache_of(data: Data, folder: Path | None = None, max_bytes: int | None = None) -> Callable[[], Cache]:
+    """Makes the cache of remote shards: as a person says, else as the snapshot was trained with."""
+    where = folder or data.cache_dir or default_cache()
+
+    def open_cache() -> Cache:
+        try:
+            return Cache(where, max_bytes or data.cache_bytes)
+        except ValueError as error:
+            raise ValueError(f"{error}; here by --cache-dir") from None
+
+    return open_cache
 
 
 class Held(NamedTuple):

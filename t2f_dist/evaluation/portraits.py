@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from t2f_dist.data.image import decode
 from t2f_dist.data.order import Order
-from t2f_dist.data.shards import Shards
+from t2f_dist.data.shards import Cache, Shards
 from t2f_dist.evaluation.agreement import Agreement, agreement, compare, labels, mean
 from t2f_dist.evaluation.conditions import NOUNS, Condition, Conditions
 from t2f_dist.evaluation.held import Held, read
@@ -33,13 +32,20 @@ HIGH_PITCH_HZ = 158.0  # women of the drawn corpus speak higher, men lower
 
 
 def evaluate(
-    snapshot: Snapshot, shards: str | Path, split: str, num: int, seed: int, by: str = "all"
+    snapshot: Snapshot,
+    shards: str | Path,
+    split: str,
+    num: int,
+    seed: int,
+    by: str = "all",
+    cache: Callable[[], Cache] | None = None,
 ) -> dict[str, Agreement]:
     """Draw a face for each of `num` samples of a split (fewer where it holds fewer), in each way of asking; read them.
 
     All ways are asked about the same samples, those that have what any of the ways gives, with the same noise.
 
     by: one of WAYS, or "all": each in which the snapshot can be asked.
+    cache: as for `Conditions`.
     Raises ValueError where the split's identities also stand in the training split, or its samples are no drawn
     portraits, or of another kind than the snapshot was trained with; where the snapshot cannot be asked so; and where
     its faces are too small to be read.
@@ -49,16 +55,15 @@ def evaluate(
             f"the snapshot draws faces of {snapshot.resolution} pixels, and attributes can be read from"
             f" {MIN_RESOLUTION} on: train further"
         )
-    conditions = Conditions(snapshot)
+    conditions = Conditions(snapshot, cache=cache)
     ways = _ways(conditions, by)
     needed = list(dict.fromkeys(name for way in ways for name in WAYS[way]))
     _assert_filled(shards, split)
     source = conditions.open(shards, split, needed)
     try:
         if split != "train":
-            _assert_unseen(source)
-        samples, given = _samples(source, conditions, needed, num, seed)
-        resolution = source.manifest.image_resolution
+            _assert_unseen(source, conditions.cache)
+        samples, given, reals = _samples(source, conditions, needed, num, seed)
     finally:
         source.close()
     if not samples:
@@ -66,7 +71,6 @@ def evaluate(
         raise ValueError(f"{ONLY}; no sample of the split {split} in {shards} has {nouns}: name another, or --by")
     names = [named(sample.caption) for sample in samples]
     reader = Reader.load()
-    reals = [torch.from_numpy(decode(sample.image, resolution).copy()) for sample in samples]  # [3, R, R]
     real = reader.read(torch.stack(reals))
     _assert_portraits(shards, samples, given, real, snapshot.facts.sample_rate_hz)
     tables = {}
@@ -106,24 +110,28 @@ def _ways(conditions: Conditions, by: str) -> list[str]:
 
 def _samples(
     source: Shards, conditions: Conditions, needed: Collection[str], num: int, seed: int
-) -> tuple[list[Held], list[Condition]]:
-    """The first `num` samples, in an order of `seed`, that have what is needed; and their conditions."""
+) -> tuple[list[Held], list[Condition], list[Tensor]]:
+    """The first `num` samples, in an order of `seed`, that have what is needed; their conditions; their own pictures,
+    uint8 [3, R, R] each."""
     order = Order([shard.num_samples for shard in source.listed], seed, window_shards=1)
-    samples, given = [], []
+    resolution = source.manifest.image_resolution
+    samples, given, reals = [], [], []
     for position in range(order.num_samples):
         place = order.locate(position)
+        source.reads([place.shard])  # one after the other; what is open cannot be evicted from the cache
         try:
             sample = read(source, place, choice=position)
             condition = conditions.held(sample)
+            if all(name in condition for name in needed):
+                reals.append(torch.from_numpy(source.picture(sample.image, resolution).copy()))
+                samples.append(sample)
+                given.append(condition)
         except DamagedSample as error:
             name = source.listed[place.shard].name
             raise ValueError(f"{name} in {source.place}: {error}; run `t2f-dist verify {source.place}`") from None
-        if all(name in condition for name in needed):
-            samples.append(sample)
-            given.append(condition)
         if len(samples) == num:
             break
-    return samples, given
+    return samples, given, reals
 
 
 def _assert_portraits(
@@ -155,10 +163,10 @@ def _assert_filled(shards: str | Path, split: str) -> None:
         raise ValueError(f"{ONLY}; the split {split} of {shards} is empty: name one that has samples, {filled}")
 
 
-def _assert_unseen(source: Shards) -> None:
+def _assert_unseen(source: Shards, cache: Callable[[], Cache]) -> None:
     if not source.manifest.shards("train"):
         return
-    shared = np.intersect1d(source.identities(), Shards(source.place, "train").identities())
+    shared = np.intersect1d(source.identities(), Shards(source.place, "train", cache).identities())
     if len(shared):
         raise ValueError(
             f"{ONLY}; in {source.place}, {len(shared)} identities of the split are in the training split too"
