@@ -15,12 +15,15 @@ from t2f_dist.cli.words import cores, counted
 @click.option("--workers", default=None, type=click.IntRange(1), help="Processes.  [default: one a CPU core]")
 def verify(directory: str, decode: bool, workers: int | None) -> None:
     """Re-read the shards in DIRECTORY against their manifest; exit 1 if anything is damaged."""
+    from t2f_dist.inspection.verify import unfinished
     from t2f_dist.inspection.verify import verify as verify_shards
     from t2f_dist.shard.manifest import SPLITS, Manifest
 
     damage = verify_shards(directory, decode, cores(workers))
     for found in damage:
         click.echo(str(found))
+    if note := unfinished(directory):
+        click.echo(note, err=True)
     if damage:
         raise ValueError(f"{directory}: {len(damage)} damaged; copy these files again, or build the shards again")
     manifest = Manifest.load(directory)
@@ -68,7 +71,8 @@ def inspect(
     if html is not None and html.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--html {html}: end it with .html")
     census = take(directory, quick)
-    click.echo(json.dumps(census.to_dict(), ensure_ascii=False) if as_json else text(census))
+    # In ASCII, so that nothing in it moves a terminal's cursor.
+    click.echo(json.dumps(census.to_dict()) if as_json else text(census))
     if html is None and out is None:
         return
     shown = excerpts(directory, split, num)

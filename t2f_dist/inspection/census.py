@@ -16,7 +16,7 @@ from tqdm import tqdm
 from t2f_dist.inspection.shelf import Shelf
 from t2f_dist.inspection.spread import Distinct, Spread
 from t2f_dist.shard import format as shard_format
-from t2f_dist.shard.manifest import SPLITS, Manifest, Shard
+from t2f_dist.shard.manifest import KINDS, SPLITS, Manifest, Shard
 from t2f_dist.text.words import words
 
 VERSION = 1  # of the JSON
@@ -24,6 +24,9 @@ SPEECH_STEP_SECONDS = 0.01
 IMAGE_STEP_BYTES = 100
 REASONS_MAX = 1_000  # different reasons of rejection that are told apart
 REJECTED_BYTES_MAX = 1 << 30
+REJECTED_LINE_BYTES_MAX = 1 << 24
+REASON_LETTERS_MAX = 1_000
+OTHER = "other reasons"
 # The sizes that a picture had before it was stored, as shards and as img2dataset name them.
 SIZES = (("source_width", "source_height"), ("original_width", "original_height"))
 
@@ -98,7 +101,7 @@ class SplitCensus:
 class Rejection:
     """Things of one kind that were not stored for one reason, numbers in it aside."""
 
-    kind: str  # images, captions or voices
+    kind: str  # images, captions, voices, or tars of others
     status: str  # rejected or unmatched
     reason: str
     count: int
@@ -246,12 +249,21 @@ def _rejections(shelf: Shelf) -> list[Rejection]:
     if size > REJECTED_BYTES_MAX:
         raise ValueError(f"{file} has {size} bytes, more than {REJECTED_BYTES_MAX}: look with --quick")
     found: Counter[tuple[str, str, str]] = Counter()
-    for number, line in enumerate(shelf.read(file).splitlines(), start=1):
-        try:
-            row = json.loads(line)
-            # "12x30 pixels" and "31x8 pixels" are one reason.
-            key = (row["kind"], row["status"], re.sub(r"\d+", "N", row["reason"]))
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise ValueError(f"{file}, line {number}, is not a line of rejections; build the shards again") from None
-        found[key if key in found or len(found) < REASONS_MAX else (*key[:2], "other reasons")] += 1
+    with shelf.lines(file) as stream:
+        for number, line in enumerate(iter(lambda: stream.readline(REJECTED_LINE_BYTES_MAX), b""), start=1):
+            try:
+                key = _reason(json.loads(line))
+            except (ValueError, KeyError, TypeError, RecursionError):
+                raise ValueError(
+                    f"{file}, line {number}, is not a line of rejections; build the shards again"
+                ) from None
+            found[key if key in found or len(found) < REASONS_MAX else (*key[:2], OTHER)] += 1
     return [Rejection(*key, count) for key, count in found.most_common()]
+
+
+def _reason(row: dict[str, Any]) -> tuple[str, str, str]:
+    """Kind, status and reason: "12x30 pixels" and "31x8 pixels" are one. Raises as a row that is none does."""
+    kind, status, reason = row["kind"], row["status"], row["reason"]
+    if kind not in (*KINDS, "tars") or status not in ("rejected", "unmatched") or not isinstance(reason, str):
+        raise ValueError(f"no rejection: {kind!r}, {status!r}")
+    return kind, status, re.sub(r"\d+", "N", reason[:REASON_LETTERS_MAX])

@@ -9,9 +9,11 @@ import numpy as np
 from PIL import Image
 
 from t2f_dist.inspection.shelf import Shelf
+from t2f_dist.inspection.table import printable
 from t2f_dist.shard import format as shard_format
 from t2f_dist.shard.manifest import Manifest
 from t2f_dist.shard.picture import flat, opened, square
+from t2f_dist.storage import url
 
 CAPTION_LETTERS_MAX = 2_000
 CAPTIONS_MAX = 50
@@ -51,7 +53,8 @@ def excerpts(place: str | Path, split: str, num: int) -> list[Excerpt]:
                 try:
                     found += [_excerpt(tar, small, record, shelf.manifest) for record in records]
                 except ValueError as error:
-                    raise ValueError(f"{shard.name}: {error}; t2f-dist verify {place} looks for all damage") from None
+                    said = printable(f"{url.shown(shard.name)}: {error}")
+                    raise ValueError(f"{said}; t2f-dist verify {place} looks for all damage") from None
     return found
 
 

@@ -47,7 +47,7 @@ def _cell(shown: Excerpt, font) -> Image.Image:
     cell = Image.new("RGB", (width, side + 6 + step * (len(lines) + 2)), "white")
     cell.paste(shown.image.resize((side, side), filtered), (0, 0))
     draw = ImageDraw.Draw(cell)
-    name = shown.key
+    name = printable(shown.key)
     while font.getlength(name) > width:
         name = "..." + name[4:]
     draw.text((0, side + 4), name, fill="#555555", font=font)

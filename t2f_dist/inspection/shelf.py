@@ -8,18 +8,24 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 import numpy as np
 
 from t2f_dist.shard import format as shard_format
+from t2f_dist.shard import levels
 from t2f_dist.shard.manifest import Manifest, Shard, locate
-from t2f_dist.storage import url
+from t2f_dist.storage import disk, url
 from t2f_dist.storage.folder import Folder
+
+LIST_BYTES_MAX = 1 << 34  # of a remote file of lines, of which the manifest does not say how long it is
+UNFINISHED = ".build/plan.json"  # stands there from the beginning of a build, or of an extension, to its end
 
 
 class Shelf:
     """Remote files are fetched one at a time, and removed again; of remote tars only the samples asked for.
 
+    No more is fetched of a file than the manifest says that it has, and no more of it is in memory than is asked for.
     A context manager, for what is fetched.
 
     Raises:
@@ -42,20 +48,39 @@ class Shelf:
         """Whether a shard's tar stands on this machine."""
         return not url.is_url(locate(self.place, shard.name))
 
-    def read(self, name: str) -> bytes:
-        """A small file beside the manifest."""
-        return self.folder.read(name)
+    @contextlib.contextmanager
+    def lines(self, name: str) -> Iterator[BinaryIO]:
+        """A file beside the manifest, of any length, to be read piece by piece."""
+        with self._here(name, LIST_BYTES_MAX) as path, disk.opened(path) as stream:
+            yield stream
+
+    @property
+    def _listable(self) -> bool:
+        """Of web servers no files can be listed, and some say of one that is not there that it is forbidden."""
+        return self.folder.is_local or url.scheme(self.folder.place) not in ("http", "https")
+
+    def unfinished(self) -> bool:
+        """Whether a build has begun here that has not ended: beside a manifest, one that extends the shards."""
+        return self._listable and self.folder.entry(UNFINISHED) is not None
 
     @contextlib.contextmanager
     def index(self, shard: Shard) -> Iterator[np.ndarray]:
-        """As `format.open_index`."""
-        with self._here(shard.index) as path:
-            yield shard_format.open_index(path, shard)
+        """As `format.open_index`; what a record says of the small file is no reason to want memory either."""
+        with self._here(shard.index, shard.index_bytes) as path:
+            index = shard_format.open_index(path, shard)
+            bounds = {"lod": max(levels.ENDS.values()), "captions": shard_format.MEMBER_BYTES_MAX}
+            for name, most in bounds.items():
+                if (index[f"{name}_length"] > most).any():
+                    raise ValueError(f"{path}: a member {name} of more than {most} bytes; build the shards again")
+            yield index
 
     @contextlib.contextmanager
     def small(self, shard: Shard) -> Iterator[int]:
         """As `format.open_small`, closed at the end."""
-        with self._here(shard.small) as path, _closing(shard_format.open_small(path, shard)) as descriptor:
+        with (
+            self._here(shard.small, shard.small_bytes) as path,
+            _closing(shard_format.open_small(path, shard)) as descriptor,
+        ):
             yield descriptor
 
     @contextlib.contextmanager
@@ -84,33 +109,39 @@ class Shelf:
                 yield descriptor
             return
         parent, _, name = place.rpartition("/")
-        path = Path(self._fetched.name) / shard.index.replace(".index.npy", ".tar")
-        try:
-            Folder(parent).fetch(name, path)
-            with _closing(shard_format.open_shard(path, shard)) as descriptor:
-                yield descriptor
-        finally:
-            path.unlink(missing_ok=True)
+        tar = shard.index.replace(".index.npy", ".tar")  # whose name is made for a file
+        with (
+            self._fetch(Folder(parent), name, shard.bytes, tar) as path,
+            _closing(shard_format.open_shard(path, shard)) as descriptor,
+        ):
+            yield descriptor
 
     def names(self) -> list[str]:
         """Of the files beside the manifest; none where they cannot be listed, which is so of web servers."""
         if self.folder.is_local:
             return sorted(os.listdir(self.folder.path))
-        if url.scheme(self.folder.place) in ("http", "https"):
+        if not self._listable:
             return []
         return [entry.name for entry in self.folder.list() if "/" not in entry.name]
 
     @contextlib.contextmanager
-    def _here(self, name: str) -> Iterator[Path]:
+    def _here(self, name: str, max_bytes: int) -> Iterator[Path]:
         if self.folder.is_local:
             yield self.folder.path / name
             return
-        path = Path(self._fetched.name) / name
-        self.folder.fetch(name, path)
-        try:
+        with self._fetch(self.folder, name, max_bytes, name) as path:
             yield path
-        finally:
-            path.unlink()
+
+    @contextlib.contextmanager
+    def _fetch(self, folder: Folder, name: str, max_bytes: int, file: str) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(dir=self._fetched.name) as below:
+
+            def check(_: int) -> None:
+                if sum(path.stat().st_size for path in Path(below).iterdir()) > max_bytes:
+                    raise ValueError(f"{file} has more than {max_bytes} bytes; copy or build it again")
+
+            folder.fetch(name, Path(below) / file, check)
+            yield Path(below) / file
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ def text(census: Census) -> str:
     vocabulary = f", vocabulary of {manifest.vocabulary.num_words} words" if manifest.vocabulary else ", no captions"
     embeddings = ", no embeddings"
     if manifest.embedding:
-        whose = f"by {manifest.embedding.model}" if manifest.embedding.source == "model" else "of the corpus"
+        whose = f"by {printable(manifest.embedding.model)}" if manifest.embedding.source == "model" else "of the corpus"
         embeddings = f", embeddings of {manifest.embedding.size} values {whose}"
     lines = [
         f"{census.place}: {shape}{vocabulary}{embeddings}{voices}",
@@ -41,7 +41,7 @@ def _rejections(census: Census) -> list[str]:
         return []
     shown = census.rejections[:REASONS_SHOWN]
     lines = ["", f"{'not stored':<11}{'how many':>11}  reason (N: a number)"]
-    lines += [f"{each.kind:<11}{each.count:>11}  {each.status}: {printable(each.reason)}" for each in shown]
+    lines += [printable(f"{each.kind:<11}{each.count:>11}  {each.status}: {each.reason}") for each in shown]
     rest = sum(each.count for each in census.rejections[REASONS_SHOWN:])
     return [*lines, f"{'':<11}{rest:>11}  other reasons"] if rest else lines
 

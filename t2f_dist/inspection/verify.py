@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 from t2f_dist.inspection.decoded import undecodable
 from t2f_dist.inspection.shelf import Shelf
+from t2f_dist.inspection.table import printable
 from t2f_dist.shard import format as shard_format
-from t2f_dist.shard.manifest import MANIFEST, SPLITS, Shard, digest
+from t2f_dist.shard.manifest import MANIFEST, SPLITS, Manifest, Shard
 from t2f_dist.storage import url
 
 STRAY = (".tar", ".npy", ".small", ".tmp")
@@ -35,7 +36,7 @@ class Damage:
     key: str = ""  # of the sample, where only one is damaged
 
     def __str__(self) -> str:
-        return f"{self.file}{f' ({self.key})' if self.key else ''}: {self.what}"
+        return printable(f"{self.file}{f' ({self.key})' if self.key else ''}: {self.what}")
 
 
 def verify(place: str | Path, decode: bool = False, workers: int = 1, progress: bool = True) -> list[Damage]:
@@ -49,7 +50,8 @@ def verify(place: str | Path, decode: bool = False, workers: int = 1, progress: 
         progress: show a bar of bytes.
 
     Returns:
-        What is damaged, in the order of the manifest; nothing if all is well.
+        What is damaged, in the order of the manifest; nothing if all is well. What a build that is not finished has
+        written is not: see `unfinished`.
 
     Raises:
         FileNotFoundError, ValueError, OSError: there is no manifest that can be read.
@@ -65,6 +67,21 @@ def verify(place: str | Path, decode: bool = False, workers: int = 1, progress: 
                     damage[number] = each
                 bar.update(_num_bytes(shards, group))
         return [found for each in damage for found in each] + _others(shelf, shards)
+
+
+def unfinished(place: str | Path) -> str:
+    """A line on an extension of the shards at a path or URL that has not ended; empty where there is none.
+
+    Raises as `verify`.
+    """
+    with Shelf(place) as shelf:
+        if not shelf.unfinished():
+            return ""
+        num = len(_strays(shelf, [shard for split in SPLITS for shard in shelf.manifest.shards(split)]))
+    return (
+        f"an extension of {url.shown(place)} is not finished: {num} files are not in the manifest yet; the same"
+        " t2f-dist shard command goes on with it"
+    )
 
 
 def _by_tar(shards: list[Shard]) -> list[list[int]]:
@@ -202,18 +219,34 @@ def _others(shelf: Shelf, shards: list[Shard]) -> list[Damage]:
             manifest.read_vocabulary(shelf.place)
         except (OSError, ValueError) as error:
             damage.append(Damage(manifest.vocabulary.file, _reason(error)))
-    try:
-        if digest(shelf.read(manifest.rejected.file)) != manifest.rejected.sha256:
-            damage.append(Damage(manifest.rejected.file, "its checksum does not match"))
-    except OSError as error:
-        damage.append(Damage(manifest.rejected.file, _reason(error)))
-    known = {name for shard in shards for name in (shard.name, shard.index, shard.small)}
-    for name in shelf.names():
-        if name.endswith(".tar") and not manifest.squared:
-            continue  # of somebody else, and left out for a reason that stands in the list of what is rejected
-        if name.endswith(STRAY) and name not in known and name != MANIFEST:
-            damage.append(Damage(name, "not in the manifest"))
+    lists = {manifest.rejected.file: manifest.rejected.sha256}
+    if manifest.corpus_sha256 is not None:
+        lists[inventory_file(manifest)] = manifest.corpus_sha256
+    for name, sha256 in lists.items():
+        try:
+            with shelf.lines(name) as stream:
+                if _sha256(stream.fileno()) != sha256:
+                    damage.append(Damage(name, "its checksum does not match"))
+        except (OSError, ValueError) as error:
+            damage.append(Damage(name, _reason(error)))
+    strays = _strays(shelf, shards)
+    if strays and not shelf.unfinished():
+        damage += [Damage(name, "not in the manifest") for name in strays]
     return damage
+
+
+def inventory_file(manifest: Manifest) -> str:
+    """The file that says what was found in the corpus; each extension writes another."""
+    number = len(manifest.extensions)
+    return f"corpus-{number}.jsonl" if number else "corpus.jsonl"
+
+
+def _strays(shelf: Shelf, shards: list[Shard]) -> list[str]:
+    """Files of shards that the manifest does not name."""
+    known = {MANIFEST} | {name for shard in shards for name in (shard.name, shard.index, shard.small)}
+    # A tar of somebody else is left out for a reason that stands in the list of what is rejected.
+    ours = STRAY if shelf.manifest.squared else tuple(suffix for suffix in STRAY if suffix != ".tar")
+    return [name for name in shelf.names() if name.endswith(ours) and name not in known]
 
 
 def _sha256(descriptor: int) -> str:

@@ -6,9 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
-from t2f_dist.inspection.verify import verify
+from t2f_dist import cli
+from t2f_dist.inspection.shelf import UNFINISHED
+from t2f_dist.inspection.verify import inventory_file, unfinished, verify
 from t2f_dist.shard import format as shard_format
+from t2f_dist.shard import ledger
+from t2f_dist.shard.assembly import corpus_file
 from t2f_dist.shard.manifest import SPLITS, Manifest, Shard, Split
 from t2f_dist.shard.writer import Sample, Written, write_index, write_shard, write_small
 
@@ -200,3 +205,31 @@ def test_decode_finds_what_was_never_right(copy: Path, shards: Path):
     damage = verify(copy, decode=True, progress=False)
     assert len(damage) == sum(manifest.num_samples(split) for split in SPLITS)
     assert all("16x16 pixels, not 32" in found.what for found in damage)
+
+
+def test_what_was_found_in_the_corpus_counts_too(copy: Path):
+    flip(copy / "corpus.jsonl", 5)
+    assert [str(damage) for damage in verify(copy, progress=False)] == ["corpus.jsonl: its checksum does not match"]
+    (copy / "corpus.jsonl").unlink()
+    assert [str(damage) for damage in verify(copy, progress=False)] == ["corpus.jsonl: missing"]
+    manifest = Manifest.load(copy)
+    for extensions in ((), ({},), ({}, {})):
+        extended = manifest.model_copy(update={"extensions": extensions})
+        assert inventory_file(extended) == corpus_file(extended)
+
+
+def test_shards_of_an_unfinished_extension_are_no_damage(copy: Path):
+    first = Manifest.load(copy).shards("train")[0]
+    for name in (first.name, first.index, first.small):
+        shutil.copy(copy / name, copy / name.replace("000000", "000099"))
+    assert len(verify(copy, progress=False)) == 3 and unfinished(copy) == ""
+    assert f"{ledger.FOLDER}/{ledger.PLAN}" == UNFINISHED
+    (copy / ledger.FOLDER).mkdir()
+    (copy / UNFINISHED).write_text("{}")
+    assert verify(copy, progress=False) == []
+    result = CliRunner().invoke(cli.main, ["verify", str(copy), "--workers", "1"])
+    assert result.exit_code == 0 and "are as they were written" in result.stdout
+    line = f"an extension of {copy} is not finished: 3 files are not in the manifest yet;"
+    assert [each[: len(line)] for each in result.stderr.splitlines() if each.startswith("an ")] == [line]
+    flip(copy / first.name, 700)
+    assert [damage.file for damage in verify(copy, progress=False)] == [first.name]
