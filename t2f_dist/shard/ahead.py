@@ -8,7 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from t2f_dist.shard.corpus import Entry
-from t2f_dist.shard.sources import File
 
 AHEAD = 8  # images, so that no more are held in memory
 
@@ -18,6 +17,7 @@ class Asked:
     """The bytes of an image that are on their way. `read` raises as that of the image does."""
 
     content: Future[bytes]
+    is_remote: bool = False  # no longer
 
     def read(self) -> bytes:
         return self.content.result()
@@ -30,7 +30,7 @@ def ahead(entries: Iterable[Entry]) -> Iterator[Entry]:
     try:
         for entry in entries:
             image = entry.image
-            if isinstance(image, File) and image.path is None:
+            if image.is_remote:
                 entry = replace(entry, image=Asked(pool.submit(image.read)))
             waiting.append(entry)
             if len(waiting) > AHEAD:

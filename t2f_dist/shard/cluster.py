@@ -1,19 +1,18 @@
 """Shards made by a Ray cluster: the one that RAY_ADDRESS names, or one of this machine alone.
 
 https://docs.ray.io. Every node must reach the corpus and `out` at the same paths, or they are URLs, and have this
-package of the same version installed.
+package of the same version installed. A node that does not find the plan of the build in `out` makes nothing of it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from t2f_dist.shard.engine import Done, Failed, Fault, Job, Maker, Task, fault
+from t2f_dist.shard.engine import Done, Failed, Fault, Maker, SentJob, Task, fault
 
 _AHEAD = 4  # tasks a core that are handed to Ray at once: it would hold all of them in its store
 
@@ -21,7 +20,7 @@ _ANSWER_SECONDS = 10
 
 
 def run(
-    tasks: Sequence[Task], job: Job, workers: int, retries: int, advance: Callable[[int], object]
+    tasks: Sequence[Task], job: SentJob, workers: int, retries: int, advance: Callable[[int], object]
 ) -> Iterator[Done | Failed]:
     """As `t2f_dist.shard.engine.run`. A task asks for one core; of a local cluster there are `workers`.
 
@@ -77,7 +76,7 @@ def _join(ray: Any, workers: int) -> None:
 
 
 def _collected(
-    ray: Any, tasks: Sequence[Task], job: Job, retries: int, advance: Callable[[int], object]
+    ray: Any, tasks: Sequence[Task], job: SentJob, retries: int, advance: Callable[[int], object]
 ) -> Iterator[Done | Failed]:
     cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
     # A worker that dies is Ray's to replace; an error of the system is an exception, which it is told to try again.
@@ -115,14 +114,33 @@ def _result(ray: Any, reference: Any) -> Fault | None:
     return None
 
 
-_opened: tuple[Job, Maker] | None = None  # of a worker process: the encoder is loaded once
+_opened: tuple[SentJob, Maker] | None = None  # of a worker process: the encoder is loaded once
 
 
-def _make(task: Task, job: Job, folder: str) -> None:
-    """In a worker: paths are relative to the folder of the one who called, if it is there."""
+def _make(task: Task, job: SentJob, folder: str) -> None:
+    """In a worker: paths are relative to the folder of the one who called.
+
+    Raises as `Maker.make`; OSError, which names the node, where it does not see the build that it is to work on.
+    """
     global _opened
-    with contextlib.suppress(OSError):
-        os.chdir(folder)
     if _opened is None or _opened[0] != job:
+        try:
+            _enter(folder, job)
+            job.check()
+        except OSError as error:
+            found = " ".join((error.strerror or str(error)).split())
+            where = f"{error.filename}: " if error.filename else ""
+            raise OSError(
+                f"the node {socket.gethostname()} does not see what the others see: {where}{found}; every node needs"
+                " the corpus and --out at the same paths, or as URLs"
+            ) from None
         _opened = job, job.open()
     _opened[1].make(task, lambda: None)
+
+
+def _enter(folder: str, job: SentJob) -> None:
+    try:
+        os.chdir(folder)
+    except OSError:
+        if job.is_relative:
+            raise

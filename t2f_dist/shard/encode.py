@@ -16,10 +16,12 @@ from t2f_dist.config.recipe import AudioRecipe, ImageRecipe
 from t2f_dist.shard import levels
 from t2f_dist.shard.picture import Rejected, opened, rgb, square
 from t2f_dist.shard.sources import File, Ref
+from t2f_dist.storage.patience import Unreachable
 
 _PNG_RGB8 = b"\x08\x02"  # in its header: 8 bits a channel, colours without a palette or transparency
 MARKS_MAX = 30  # as in Unicode's stream-safe text format
 KERNEL_ELEMENTS_MAX = 20_000_000
+_DAMAGED = (soundfile.SoundFileError, RuntimeError, OSError, ValueError)  # what a broken voice makes of its readers
 
 
 class Encoded(NamedTuple):
@@ -79,23 +81,17 @@ def encode_speech(voice: Path | File, recipe: AudioRecipe) -> tuple[bytes, int]:
 
     PCM16 mono at that rate already is stored sample for sample.
 
+    Args:
+        voice: of a path, what cannot be read is Rejected, whatever the cause.
+
     Returns:
         The encoded bytes and the number of samples.
 
     Raises:
         Rejected: missing, unreadable, empty, or not finite.
-        Unreachable: it stands elsewhere, and could not be asked for.
+        Unreachable: it could not be asked for, so that nothing is known of it.
     """
-    # A local file is read as far as it is wanted.
-    source = voice if isinstance(voice, Path) else voice.path or _fetched(voice)
-    if isinstance(source, Path) and not source.is_file():
-        raise Rejected("no such file")
-    try:
-        with soundfile.SoundFile(source) as file:
-            rate = file.samplerate
-            channels = file.read(math.ceil(recipe.max_seconds * rate), dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, RuntimeError, OSError, ValueError) as error:
-        raise Rejected(f"unreadable audio: {' '.join(str(error).split())}") from None
+    channels, rate = _heard(voice, recipe.max_seconds)
     if not len(channels):
         raise Rejected("audio without samples")
     if not np.isfinite(channels).all():
@@ -110,13 +106,35 @@ def encode_speech(voice: Path | File, recipe: AudioRecipe) -> tuple[bytes, int]:
     return stream.getvalue(), len(pcm)
 
 
-def _fetched(voice: File) -> io.BytesIO:
+def _heard(voice: Path | File, seconds: float) -> tuple[np.ndarray, int]:
+    """The first seconds, float32 [samples, channels], and the sample rate."""
+    path = voice if isinstance(voice, Path) else voice.path
+    if isinstance(voice, Path) and not voice.is_file():
+        raise Rejected("no such file")
     try:
-        return io.BytesIO(voice.read())
+        if path is not None and path.is_file():
+            try:
+                return _decoded(path, seconds)  # which reads it as far as it is wanted
+            except _DAMAGED:
+                if isinstance(voice, Path):
+                    raise
+        # Of a local file libsndfile says "System error" for damage as for a disk that failed: here only one is left.
+        assert isinstance(voice, File)
+        return _decoded(io.BytesIO(voice.read()), seconds)
+    except Unreachable:
+        raise
     except FileNotFoundError:
         raise Rejected("no such file") from None
-    except ValueError as error:
-        raise Rejected(f"unreadable audio: {error}") from None
+    except _DAMAGED as error:
+        # Without the name of the file, which differs from one place of a corpus to another.
+        text = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
+        raise Rejected(f"unreadable audio: {' '.join(text.split())}") from None
+
+
+def _decoded(source: Path | io.BytesIO, seconds: float) -> tuple[np.ndarray, int]:
+    with soundfile.SoundFile(source) as file:
+        rate = file.samplerate
+        return file.read(math.ceil(seconds * rate), dtype="float32", always_2d=True), rate
 
 
 def _resample(wave: np.ndarray, rate: int, target: int) -> np.ndarray:

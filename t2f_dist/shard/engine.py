@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 Engine = Literal["process", "ray"]
 
@@ -32,6 +32,20 @@ class Job(Protocol):
     """What all tasks have in common; small and picklable, so that it goes to every worker."""
 
     def open(self) -> Maker: ...
+
+
+@runtime_checkable
+class SentJob(Job, Protocol):
+    """One that other machines can work on too."""
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether some of its places are relative to the folder that the command was given in."""
+        ...
+
+    def check(self) -> None:
+        """On another machine. Raises OSError where that does not see the files that it is to work on."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -99,6 +113,7 @@ def run(
     Args:
         retries: how often a shard is tried again whose process was killed, or that met an error of the system.
         advance: is called with the number of images that came to an end, which is negative where some are begun again.
+        workers: processes; 1: this one, in which a want of memory ends the command.
         maker: where this process has opened the job already.
 
     Raises:
@@ -108,8 +123,9 @@ def run(
     if engine == "ray":
         from t2f_dist.shard import cluster
 
+        assert isinstance(job, SentJob)
         yield from cluster.run(tasks, job, workers, retries, advance)
-    elif workers == 1 or len(tasks) < 2:
+    elif workers == 1:
         yield from _here(tasks, job, retries, advance, maker)
     else:
         from t2f_dist.shard import pool

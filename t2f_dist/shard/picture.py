@@ -38,6 +38,7 @@ def opened(read: Callable[[], bytes], recipe: ImageRecipe | None = None, resolut
 
     Raises:
         Rejected: it cannot be read, or has too many pixels.
+        OSError: of the system, as it was read.
     """
     try:
         content = read()
@@ -64,6 +65,8 @@ def opened(read: Callable[[], bytes], recipe: ImageRecipe | None = None, resolut
     except (Rejected, MemoryError, Unreachable):  # for want of memory or of a network nothing is said of the picture
         raise
     except Exception as error:  # on a broken file Pillow's readers raise nearly anything
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the system, which says nothing of the picture either
         text = "not an image" if isinstance(error, Image.UnidentifiedImageError) else " ".join(str(error).split())
         raise Rejected(f"unreadable image: {text or type(error).__name__}") from None
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from t2f_dist.config.recipe import ShardRecipe
 from t2f_dist.shard.ahead import ahead
@@ -16,7 +14,9 @@ from t2f_dist.shard.ledger import Ledger
 from t2f_dist.shard.manifest import SplitName, shard_name
 from t2f_dist.shard.outcome import Outcome
 from t2f_dist.shard.writer import Sample, write_shard
+from t2f_dist.storage import stage, url
 from t2f_dist.storage.folder import Folder
+from t2f_dist.storage.patience import Unreachable
 from t2f_dist.text.sentence import SentenceEncoder
 from t2f_dist.text.words import words
 
@@ -65,6 +65,25 @@ class Job:
     embedder: Embedder | None
     build: str
 
+    @property
+    def is_relative(self) -> bool:
+        """Whether some of its places are relative to the folder that the command was given in."""
+        recipe = self.recipe
+        places = [recipe.faces, recipe.captions, recipe.speech, recipe.embed, recipe.out, recipe.cub.embeddings]
+        paths = [url.local(place) for place in places if place is not None]
+        return any(path is not None and not path.is_absolute() for path in paths)
+
+    def check(self) -> None:
+        """On a machine that another has sent it to. Raises Unreachable where that does not see the same files."""
+        ledger = Ledger(self.recipe.out)
+        try:
+            found = ledger.plan()
+        except ValueError as error:
+            raise Unreachable(str(error)) from None
+        if found is None or found["fingerprint"] != self.build:
+            what = "no" if found is None else "another"
+            raise Unreachable(f"{what} build in {ledger.shown}, seen from here")
+
     def open(self, encoder: SentenceEncoder | None = None) -> Maker:
         """In the process that is to work; `encoder`, where it is loaded already. Raises as `Embedder.open`."""
         if self.embedder is not None and encoder is None:
@@ -95,12 +114,12 @@ class Maker:
             path = out.path / f"{task.name}.tar"
             outcome.shard = write_shard(path, samples, recipe.image.format, with_speech, with_embeddings)
         else:
-            with tempfile.TemporaryDirectory(prefix="t2f-dist-") as stage:
-                path = Path(stage, f"{task.name}.tar")
+            with stage.room() as room:
+                path = room / f"{task.name}.tar"
                 outcome.shard = write_shard(path, samples, recipe.image.format, with_speech, with_embeddings)
                 if outcome.shard:
                     for name in (outcome.shard.name, outcome.shard.index, outcome.shard.small):
-                        out.store(Path(stage, name), name)
+                        out.store(room / name, name)
         Ledger(recipe.out).record(task.name, self.job.build, outcome)
 
     def _samples(self, task: Task, outcome: Outcome, advance: Callable[[], None]) -> Iterator[Sample]:

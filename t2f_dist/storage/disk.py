@@ -1,5 +1,6 @@
 """A folder of this machine, and the writing of files there: whole or not at all."""
 
+import errno
 import io
 import os
 import secrets
@@ -19,7 +20,7 @@ class Entry(NamedTuple):
 
     Attributes:
         name: relative to the folder, with /.
-        size: in bytes.
+        size: in bytes; -1 of what is no plain file, and where a server does not say.
         stamp: a text that changes with the content: of the time and the size, or what a store has for it (ETag).
     """
 
@@ -46,17 +47,15 @@ class Disk:
         return _sorted(scan(self.at(start), start + "/"), prefix) if self.at(start).is_dir() else []
 
     def entry(self, name: str) -> Entry | None:
-        try:
-            about = os.stat(self.at(name))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        return Entry(name, about.st_size, _stamp(about)) if stat.S_ISREG(about.st_mode) else None
+        entry = entry_at(self.at(name))
+        return entry and entry._replace(name=name)
 
-    def read(self, name: str, start: int, length: int | None) -> bytes:
+    def read(self, name: str, start: int, length: int | None, bytes_max: int | None = None) -> bytes:
         with opened(self.at(name)) as stream:
             if start:
                 stream.seek(start)
-            return stream.read(-1 if length is None else length)
+            content = stream.read(_most(length, bytes_max))
+        return checked(content, bytes_max)
 
     def fetch(self, name: str, temporary: Path, progress: Callable[[int], object] | None) -> None:
         shutil.copyfile(self.at(name), temporary)
@@ -81,13 +80,46 @@ class Disk:
         self.path.mkdir(parents=True, exist_ok=True)
 
 
+def entry_at(path: str | Path) -> Entry | None:
+    """What is known of a plain file, whose name is the path; None where there is none, nor can be. Raises OSError."""
+    try:
+        about = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # no path holds a zero byte
+        return None
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            return None
+        raise
+    return Entry(str(path), about.st_size, _stamp(about)) if stat.S_ISREG(about.st_mode) else None
+
+
+def checked(content: bytes, bytes_max: int | None) -> bytes:
+    """What was read of a file with one byte more than is allowed. Raises ValueError where there is that byte."""
+    if bytes_max is not None and len(content) > bytes_max:
+        raise ValueError(f"more than {bytes_max} bytes, of which no more are read")
+    return content
+
+
+def _most(length: int | None, bytes_max: int | None) -> int:
+    """Bytes to ask for; -1: all."""
+    wanted = [*([] if length is None else [length]), *([] if bytes_max is None else [bytes_max + 1])]
+    return min(wanted, default=-1)
+
+
+class NotPlain(OSError):
+    """A folder, a pipe, of which a writer would be waited for, or a device."""
+
+
 def opened(path: str | Path) -> BinaryIO:
-    """A plain file, to be read. Raises OSError, also for a pipe, of which a writer would be waited for, or a device."""
-    stream = io.BufferedReader(io.FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)))
-    if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-        return stream
-    stream.close()
-    raise OSError("not a plain file")
+    """A plain file, to be read. Raises OSError, and NotPlain."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise NotPlain("not a plain file")
+        return io.BufferedReader(io.FileIO(descriptor))
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 @contextmanager
@@ -137,8 +169,9 @@ def _scan(folder: Path, below: str, hidden: bool, seen: set[tuple[int, int]]) ->
             if entry.is_dir():
                 folders.append(entry.name)
             else:
-                about = entry.stat(follow_symlinks=entry.is_file())  # of a link to nothing, its own
-                yield Entry(below + entry.name, about.st_size, _stamp(about))
+                plain = entry.is_file()
+                about = entry.stat(follow_symlinks=plain)  # of a link to nothing, its own
+                yield Entry(below + entry.name, about.st_size if plain else -1, _stamp(about))
     for name in sorted(folders):
         yield from _scan(folder / name, f"{below}{name}/", hidden, seen)
 

@@ -79,11 +79,15 @@ class Folder:
         """What is known of one file, also on a web server; size -1 where that does not say. None: no such file."""
         return self._files.entry(name)
 
-    def read(self, name: str, start: int = 0, length: int | None = None) -> bytes:
-        """The bytes of a file from `start` on, at most `length`; fewer where it ends before."""
+    def read(self, name: str, start: int = 0, length: int | None = None, bytes_max: int | None = None) -> bytes:
+        """The bytes of a file from `start` on, at most `length`; fewer where it ends before.
+
+        Args:
+            bytes_max: of what is read; ValueError where there are more. It also says how long an answer is waited for.
+        """
         if start < 0 or (length is not None and length < 0):
             raise ValueError(f"{name}: start {start} and length {length}: neither may be negative")
-        return self._files.read(name, start, length)
+        return self._files.read(name, start, length, bytes_max)
 
     def fetch(self, name: str, path: Path, progress: Callable[[int], object] | None = None) -> None:
         """Bring a file here, whole or not at all; of a store, 32 MiB of it at a time.

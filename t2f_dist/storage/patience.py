@@ -13,6 +13,7 @@ from t2f_dist.storage import url
 T = TypeVar("T")
 
 _PASSING_STATUS = (408, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 523, 524, 529)
+_HUB_BUSY = (409, 412)  # of the Hugging Face Hub, where another commit came first
 _FINAL_ERRNO = (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.ENAMETOOLONG, errno.EMSGSIZE, errno.EREMCHG)
 _FINAL_ERRNO += (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOTEMPTY)
 _LIBRARIES = ("aiobotocore", "aiohttp", "asyncio", "botocore", "fsspec", "gcsfs", "google", "hf_xet", "httpcore")
@@ -31,6 +32,7 @@ class Patience:
         connect_seconds: until a connection stands.
         read_seconds: until the next bytes come.
         slowest_bytes_per_second: what moves more slowly is given up.
+        unknown_bytes: that a call is given the time for which does not know how many it moves.
     """
 
     tries: int = 5
@@ -38,11 +40,12 @@ class Patience:
     connect_seconds: float = 10.0
     read_seconds: float = 30.0
     slowest_bytes_per_second: int = 1 << 16
+    unknown_bytes: int = 1 << 30
 
-    def seconds(self, num_bytes: int | None) -> float | None:
-        """How long one try that moves that many bytes may take; None where the number is not known."""
-        if num_bytes is None:
-            return None
+    def seconds(self, num_bytes: int | None) -> float:
+        """How long one try that moves that many bytes may take; None or -1 where the number is not known."""
+        if num_bytes is None or num_bytes < 0:
+            num_bytes = self.unknown_bytes
         return self.connect_seconds + self.read_seconds + num_bytes / self.slowest_bytes_per_second
 
 
@@ -97,7 +100,8 @@ def judged(error: Exception, place: str) -> Exception | None:
     if code == 416:
         return Beyond(f"{where}: {described(error)}")
     if code is not None:
-        return None if code in _PASSING_STATUS else Unreachable(f"{where}: {described(error)}")
+        passes = code in _PASSING_STATUS or (code in _HUB_BUSY and url.scheme(place) == "hf")
+        return None if passes else Unreachable(f"{where}: {described(error)}")
     if isinstance(error, IsADirectoryError | NotADirectoryError | FileExistsError):
         return Unreachable(f"{where}: {described(error)}")
     if isinstance(error, OSError):

@@ -9,14 +9,17 @@ HF_TOKEN), and the address of a server that speaks S3 in AWS_ENDPOINT_URL. Neith
 
 import contextlib
 import importlib
+import io
 import os
+import queue
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from t2f_dist.storage import patience, url
-from t2f_dist.storage.disk import Entry
+from t2f_dist.storage.disk import Entry, checked
 from t2f_dist.storage.patience import Patience
 
 BLOCK_BYTES = 8 << 20  # of one request of a file that is fetched
@@ -78,6 +81,11 @@ def _open(kind: str, given: Patience) -> Any:
         # What is compressed on the way has another length than the file, and no ranges.
         client = {"timeout": timeout, "trust_env": True, "headers": {"Accept-Encoding": "identity"}}
         return fsspec.filesystem(kind, client_kwargs=client, **common)
+    if kind == "gs":
+        import aiohttp
+
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=given.connect_seconds, sock_read=given.read_seconds)
+        return fsspec.filesystem(kind, requests_timeout=timeout, **common)
     return fsspec.filesystem(kind, **common)
 
 
@@ -103,31 +111,56 @@ class Remote:
             return None
         return Entry(name, -1 if found["size"] is None else int(found["size"]), _stamp(found))
 
-    def read(self, name: str, start: int, length: int | None) -> bytes:
+    def read(self, name: str, start: int, length: int | None, bytes_max: int | None = None) -> bytes:
         if length == 0:
             return b""
-        end = None if length is None else start + length
         web = url.scheme(self.place) in WEB
-        # A web server may know no ranges, so it is asked for none without need; s3fs without one asks twice.
-        given = {} if web and start == 0 and end is None else {"start": start, "end": end}
+        if web and start == 0 and length is None:  # it may know no ranges, so it is asked for none without need
+            return self._read_stream(name, bytes_max)
+        most = length
+        if bytes_max is not None and (most is None or most > bytes_max):
+            most = bytes_max + 1  # which tells more from as many
+        end = None if most is None else start + most
+        given = {"start": start, "end": end}  # s3fs without a range asks twice
         try:
-            content = self._call(name, "cat_file", num_bytes=length, **given)
+            content = self._call(name, "cat_file", num_bytes=most, **given)
         except patience.Beyond:
             return b""
-        if web and given and len(content) == self._info(name)["size"]:
-            return content[start:end]  # it sent all
-        return content
+        if web and len(content) == self._info(name)["size"]:
+            content = content[start:end]  # it sent all
+        return checked(content, bytes_max)
 
     def fetch(self, name: str, temporary: Path, progress: Callable[[int], object] | None) -> None:
         if url.scheme(self.place) not in _WHOLE:
             self._fetch_blocks(name, temporary, progress)
             return
+        size = self._info(name)["size"]
         if progress and url.scheme(self.place) in WEB:
-            self._call(name, "get_file", str(temporary), callback=_reporting(progress))
+            self._call(name, "get_file", str(temporary), num_bytes=size, callback=_reporting(progress))
             return
-        self._call(name, "get_file", str(temporary))
+        self._call(name, "get_file", str(temporary), num_bytes=size)
         if progress:
             progress(temporary.stat().st_size)
+
+    def _read_stream(self, name: str, bytes_max: int | None) -> bytes:
+        """A whole file of a web server, as it comes: what it says of the size need not be true."""
+        place = url.join(self.place, name)
+        system = filesystem(place, self.patience)
+        path = system._strip_protocol(place)
+
+        def ask() -> bytes:
+            stream, came = io.BytesIO(), 0
+
+            def count(num_bytes: int) -> None:
+                nonlocal came
+                came += num_bytes
+                if bytes_max is not None and came > bytes_max:
+                    raise ValueError(f"more than {bytes_max} bytes, of which no more are read")
+
+            _timed(system, "get_file", self.patience.seconds(bytes_max), path, stream, callback=_reporting(count))
+            return stream.getvalue()
+
+        return patience.call(place, self.patience, ask)
 
     def store(self, path: Path, name: str) -> None:
         self._writable()
@@ -244,7 +277,11 @@ class Remote:
         if url.scheme(place) == "s3":
             found = self._pages(below)
         else:
-            found = patience.call(place, self.patience, lambda: system.find(below.rstrip("/"), detail=True)).items()
+            seconds = self.patience.seconds(None)
+            path = below.rstrip("/")
+            found = patience.call(
+                place, self.patience, lambda: _timed(system, "find", seconds, path, detail=True)
+            ).items()
         for path, info in found:
             name = path.removeprefix(base)
             if path.startswith(below) and not name.endswith("/") and info.get("type", "file") == "file":
@@ -263,13 +300,29 @@ class Remote:
             given["ContinuationToken"] = page["NextContinuationToken"]
 
 
-def _timed(system: Any, method: str, seconds: float | None, *values: Any, **named: Any) -> Any:
+def _timed(system: Any, method: str, seconds: float, *values: Any, **named: Any) -> Any:
     """A method of fsspec, given up after `seconds`: aiohttp knows no end of waiting while it sends."""
     import fsspec.asyn
 
     if isinstance(system, fsspec.asyn.AsyncFileSystem):
         return fsspec.asyn.sync(system.loop, getattr(system, "_" + method), *values, timeout=seconds, **named)
-    return getattr(system, method)(*values, **named)
+    # What is not made to be given up (hf) goes on by itself where it is, until its own library gives it up.
+    answer: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answer.put((getattr(system, method)(*values, **named), None))
+        except BaseException as error:
+            answer.put((None, error))
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        found, error = answer.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f"no answer in {seconds:.0f} s") from None
+    if error is not None:
+        raise error
+    return found
 
 
 @dataclass

@@ -12,19 +12,21 @@ import numpy as np
 import pytest
 
 from t2f_dist.config.recipe import AudioRecipe, ImageRecipe, ShardRecipe
-from t2f_dist.shard.ahead import AHEAD, ahead
+from t2f_dist.shard.ahead import AHEAD, Asked, ahead
 from t2f_dist.shard.build import build
 from t2f_dist.shard.corpus import Entry
 from t2f_dist.shard.encode import Rejected, encode_image, encode_speech
 from t2f_dist.shard.inventory import Inventory
 from t2f_dist.shard.manifest import MANIFEST, Manifest
 from t2f_dist.shard.sources import File
+from t2f_dist.shard.sources.webdataset import Slice
 from t2f_dist.storage.folder import Folder
 from t2f_dist.storage.patience import Unreachable
-from t2f_dist.storage.stage import release, staged
+from t2f_dist.storage.stage import release, room, staged
 from tests import s3
 from tests.flaky import flaky
 from tests.shard.raw import Corpus, draw, encoded, planned, reasons, speak
+from tests.storage.silent import silent
 
 Make = Callable[[Path], dict[str, Any]]
 
@@ -239,8 +241,19 @@ def test_pictures_are_asked_for_ahead_and_come_in_order(bucket: str):
 
 def test_a_picture_that_has_changed_since_it_was_listed_is_refused(bucket: str):
     Folder(bucket).write("a.png", encoded(1))
-    with pytest.raises(Rejected, match="when the corpus was listed"):
-        encode_image(File(bucket, "a.png", 5, ""), ImageRecipe(resolution=16))
+    for size, said in ((5, "more than 5 bytes"), (99_999, "and 99999 when the corpus was listed")):
+        with pytest.raises(Rejected, match=said):
+            encode_image(File(bucket, "a.png", size, ""), ImageRecipe(resolution=16))
+
+
+def test_a_picture_in_a_tar_elsewhere_is_asked_for_ahead_too(bucket: str, tmp_path: Path):
+    Folder(bucket).write("a.tar", b"..one..two")
+    (tmp_path / "a.tar").write_bytes(b"..one..two")
+    there, here = Slice(f"{bucket}/a.tar", 2, 3), Slice(str(tmp_path / "a.tar"), 7, 3)
+    entries = [Entry(text, text, "", (), None, image) for text, image in (("one", there), ("two", here))]
+    found = list(ahead(entries))
+    assert [entry.image.read() for entry in found] == [b"one", b"two"]
+    assert [isinstance(entry.image, Asked) for entry in found] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -308,3 +321,50 @@ def test_a_copy_is_of_the_file_as_it_is_now(bucket: str, tmp_path: Path, monkeyp
     (tmp_path / f"t2f-dist-{os.getuid()}").chmod(0o755)
     with pytest.raises(ValueError, match="of this user alone"):
         staged(f"{bucket}/table.csv")
+
+
+ROOM = """
+import sys
+from t2f_dist.storage.stage import room
+with room() as path:
+    (path / "half.tar").write_bytes(b"half")
+    print(path, flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_the_room_of_a_killed_process_is_cleared_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", ROOM], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        theirs = Path(process.stdout.readline().strip())
+        with room() as ours:
+            assert ours != theirs and ours.parent == theirs.parent
+            assert (theirs / "half.tar").is_file(), "its process lives"
+        process.kill()
+        process.wait()
+    assert theirs.is_dir()
+    with room() as ours:
+        assert not theirs.exists()
+    assert list(ours.parent.iterdir()) == []
+
+
+def test_no_more_is_copied_than_is_allowed(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    Folder(bucket).write("table.csv", bytes(1000))
+    with pytest.raises(ValueError, match="1000 bytes; at most 999 are fetched"):
+        staged(f"{bucket}/table.csv", 999)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with silent(bytes(1000)) as place:
+        assert Folder(place).entry("table.csv") == ("table.csv", -1, "")
+        with pytest.raises(ValueError, match="more than 999 bytes, of which no more are fetched"):
+            staged(f"{place}/table.csv", 999)
+        assert File(place, "x").read() == bytes(1000)
+        monkeypatch.setattr("t2f_dist.shard.sources.IMAGE_BYTES_MAX", 999)
+        with pytest.raises(ValueError, match="more than 999 bytes"):
+            File(place, "x").read()
+    release()
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"] == []

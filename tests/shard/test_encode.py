@@ -1,6 +1,10 @@
 """Images, voices and captions into what is stored."""
 
 import io
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +17,8 @@ from PIL import Image
 from t2f_dist.config.recipe import AudioRecipe, ImageRecipe
 from t2f_dist.shard.encode import Rejected, clean_caption, encode_image, encode_speech
 from t2f_dist.shard.sources import File
+from t2f_dist.storage.disk import Disk
+from t2f_dist.storage.patience import Unreachable
 from tests.shard.raw import speak
 
 
@@ -143,6 +149,62 @@ def test_a_decompression_bomb_is_not_opened(tmp_path: Path):
         pixels(tmp_path / "a.png")
 
 
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """Every open fails, as in a process that has too many files open (EMFILE)."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.parametrize("befell", ["open files", "removed", "dangling", "folder"])
+@pytest.mark.parametrize("kind", ["image", "voice"])
+def test_what_befalls_a_listed_file_says_nothing_of_it(tmp_path: Path, kind: str, befell: str):
+    path = tmp_path / "x"
+    Image.fromarray(noise(8, 8)).save(path, "PNG") if kind == "image" else speak(tmp_path / "x.wav", 1)
+    if kind == "voice":
+        (tmp_path / "x.wav").rename(path)
+    (entry,) = Disk(tmp_path).list("")
+    file = File(str(tmp_path), *entry)
+
+    def made() -> bytes:
+        encode = (
+            encode_image(file, ImageRecipe(resolution=8)) if kind == "image" else encode_speech(file, AudioRecipe())
+        )
+        return encode[0]
+
+    before = made()
+    if befell == "open files":
+        with no_more_files(), pytest.raises(Unreachable, match=f"{path}: Too many open files"):
+            made()
+    else:
+        path.rename(tmp_path / "y")
+        if befell == "dangling":
+            path.symlink_to("nowhere")
+        elif befell == "folder":
+            path.mkdir()
+        with pytest.raises(Unreachable, match=f"{path}: a file when the corpus was listed, and now none"):
+            made()
+        if befell != "removed":
+            path.rmdir() if befell == "folder" else path.unlink()
+        (tmp_path / "y").rename(path)
+    assert made() == before
+
+
+def test_a_link_to_nothing_that_was_listed_is_refused(tmp_path: Path):
+    (tmp_path / "x").symlink_to("nowhere")
+    (entry,) = Disk(tmp_path).list("")
+    with pytest.raises(Rejected, match="no such file"):
+        encode_image(File(str(tmp_path), *entry), ImageRecipe(resolution=8))
+    with pytest.raises(Rejected, match="no such file"):
+        encode_speech(File(str(tmp_path), *entry), AudioRecipe())
+
+
 def stored_speech(path: Path, **recipe) -> tuple[np.ndarray, int]:
     content, samples = encode_speech(path, AudioRecipe(**recipe))
     assert content[:4] == b"fLaC"
@@ -201,8 +263,12 @@ def test_bad_speech(tmp_path: Path):
         "odd.wav": "15991 Hz",
         "nowhere.wav": "no such file",
     }.items():
-        with pytest.raises(Rejected, match=reason):
-            encode_speech(tmp_path / name, AudioRecipe())
+        refused = set()
+        for voice in (tmp_path / name, image_file(tmp_path / name)):
+            with pytest.raises(Rejected, match=reason) as caught:
+                encode_speech(voice, AudioRecipe())
+            refused.add(str(caught.value))
+        assert len(refused) == 1 and str(tmp_path) not in refused.pop(), "the same reason, wherever it stands"
 
 
 def test_captions_are_cleaned():

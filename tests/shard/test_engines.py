@@ -3,11 +3,11 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,11 @@ from t2f_dist.shard import engine
 from t2f_dist.shard.build import ShardsFailed, make
 from t2f_dist.shard.corpus import plan
 from t2f_dist.shard.embed import Embedder
-from t2f_dist.shard.engine import fault
+from t2f_dist.shard.engine import Failed, Fault, fault
 from t2f_dist.shard.manifest import SPLITS
 from t2f_dist.shard.manner import Manner
 from t2f_dist.shard.task import Job, tasks
+from t2f_dist.storage.patience import Unreachable
 from tests.shard.raw import Corpus, draw
 from tests.shard.test_build import files
 from tests.shard.test_restart import command, finished, records
@@ -129,103 +130,65 @@ def test_a_fault_says_what_it_means():
     assert fault(OSError(28, "No space left on device", "x.tar")).reason == "x.tar: No space left on device"
     assert fault(OSError(5, "Input/output error")).again
     assert fault(MemoryError()).again
-    assert fault(KeyError("x")) == fault(KeyError("x"))
-    assert not fault(KeyError("x")).again
-    assert fault(KeyError("x")).reason == "KeyError: 'x'"
+    assert fault(KeyError("x")) == Fault("KeyError: 'x'", refusal=False, again=False)
+    assert fault(Unreachable("/faces/x.png: Stale file handle")) == Fault("/faces/x.png: Stale file handle", again=True)
 
 
-NAMESPACE = ["unshare", "--net", "--", sys.executable, "-m", "tests.shard.loopback"]
-
-
-def ray_there() -> None:
-    pytest.importorskip("ray")
-    if subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False).returncode:
-        pytest.skip("no network namespace may be made here, and Ray looks for its address outside")
-
-
-@pytest.mark.slow
-def test_ray_writes_the_same_bytes(tmp_path: Path):
-    """In a network namespace with nothing but a loopback."""
-    ray_there()
-    corpus = Corpus(tmp_path / "corpus", people=10)
-    recipe = corpus.recipe(tmp_path / "out", samples_per_shard=2)
-    line = [*NAMESPACE, *command(recipe, tmp_path, "--workers", "2", "--engine", "ray")]
-    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    whole = finished(corpus, tmp_path / "whole", samples_per_shard=2)
-    assert files(tmp_path / "out") == whole
-    assert "duplicates: 0 images" in done.stdout
-
-
-def test_a_cluster_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    pytest.importorskip("ray")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-    monkeypatch.setenv("RAY_ADDRESS", address)
-    corpus = Corpus(tmp_path / "corpus", people=2)
-    recipe = corpus.recipe(tmp_path / "out", split={"validation": 0, "test": 0})
-    with pytest.raises(OSError, match=f"no Ray cluster answers at {address}") as error:
-        make(recipe, Manner(engine="ray", progress=False))
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.slow
-def test_ray_reports_what_fails_and_goes_on(tmp_path: Path):
-    ray_there()
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_picture_that_is_gone_for_a_while_is_waited_for(tmp_path: Path, workers: int):
+    """Listed, and a link to nothing when its shard is made; never a rejected image."""
     corpus = Corpus(tmp_path / "corpus", people=6)
-    nobody = {"validation": 0, "test": 0}
-    recipe = corpus.recipe(tmp_path / "out", samples_per_shard=2, split=nobody)
-    (tmp_path / "out/train-000002.tar").mkdir(parents=True)
-    line = [*NAMESPACE, *command(recipe, tmp_path, "--workers", "2", "--engine", "ray", "--retries", "1")]
-    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 1
-    assert "1 of 6 shards failed, 5 written" in done.stderr
-    assert "train-000002" in done.stderr
-    assert "(2 tries)" in done.stderr
-    (tmp_path / "out/train-000002.tar").rmdir()
-    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "1 shard written, 5 kept from before" in done.stdout
-    assert files(tmp_path / "out") == finished(corpus, tmp_path / "whole", samples_per_shard=2, split=nobody)
+    recipe = corpus.recipe(tmp_path / "out", samples_per_shard=2, split={"validation": 0, "test": 0})
+    todo = list(tasks(plan(recipe).splits, 2, dict.fromkeys(SPLITS, 0)))
+    there = corpus.faces / todo[1].entries[0].path
+    there.rename(tmp_path / "away")
+    there.symlink_to("nowhere")
+    (tmp_path / "out").mkdir()
+    events = list(engine.run("process", todo, Job(recipe, None, "build"), workers, 1, lambda images: None))
+    (failed,) = [event for event in events if isinstance(event, Failed)]
+    assert (failed.name, failed.tries) == ("train-000001", 2)
+    assert str(there) in failed.reason and len(events) == 6
+    assert not (tmp_path / "out/.build/train-000001.json").exists()
+    there.unlink()
+    (tmp_path / "away").rename(there)
+    list(engine.run("process", todo[1:2], Job(recipe, None, "build"), workers, 0, lambda images: None))
+    assert files(tmp_path / "out").keys() >= {"train-000001.tar"}
+    assert b"rejected" not in (tmp_path / "out/.build/train-000001.json").read_bytes()
 
 
-@pytest.mark.slow
-def test_a_ray_worker_that_is_killed_is_tried_again(tmp_path: Path):
-    ray_there()
-    corpus = Corpus(tmp_path / "corpus", people=60)
-    recipe = corpus.recipe(tmp_path / "out", samples_per_shard=1)
-    line = [*NAMESPACE, *command(recipe, tmp_path, "--workers", "2", "--engine", "ray")]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 120
-        while len(records(tmp_path / "out")) < 5 and time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.01)
-        # Not its agents, with which its whole node ends.
-        workers = [pid for pid in descendants(process.pid) if title(pid).strip() in ("ray::_make", "ray::IDLE")]
-        killed = workers[:1]
-        for pid in killed:
-            os.kill(pid, signal.SIGKILL)
-        out, error = process.communicate(timeout=300)
-    assert killed
-    assert process.returncode == 0, error
-    assert "120 shards written" in out
-    assert files(tmp_path / "out") == finished(corpus, tmp_path / "whole", samples_per_shard=1)
+@dataclass(frozen=True)
+class Suicide:
+    """A job, its maker and its only task: the kernel kills who does it."""
+
+    name: str = "train-000000"
+    num_images: int = 3
+
+    def open(self) -> "Suicide":
+        return self
+
+    def make(self, task: object, advance: Callable[[], None]) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
-def descendants(pid: int) -> list[int]:
-    parents = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    found = [pid]
-    for parent in found:
-        found += [child for child, its in parents.items() if its == parent]
-    return found[1:]
+def test_a_shard_that_is_left_alone_has_a_process_of_its_own():
+    """Whose death is told; the command's would not be."""
+    told: list[int] = []
+    (failed,) = engine.run("process", [Suicide()], Suicide(), 2, 1, told.append)
+    assert str(failed) == (
+        "train-000000: its process was killed by SIGKILL, most likely for want of memory: use fewer --workers (2 tries)"
+    )
+    assert sum(told) == 3
 
 
-def title(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
+def test_what_a_killed_worker_has_staged_is_cleared(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "staged"))
+    (tmp_path / "staged").mkdir()
+    left = tmp_path / "staged" / f"t2f-dist-{os.getuid()}" / "work-0"
+    left.mkdir(parents=True)
+    left.parent.chmod(0o700)
+    (left / "train-000000.tar").write_bytes(b"half")
+    (left.parent / "work-0.lock").touch()
+    corpus = Corpus(tmp_path / "corpus", people=4)
+    recipe = corpus.recipe(tmp_path / "out", samples_per_shard=2).model_copy(update={"out": f"{bucket}/shards"})
+    make(recipe, Manner(workers=2, progress=False))
+    assert list(left.parent.iterdir()) == []

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from t2f_dist.shard.sources import Ambiguous, Mention, face2text, folder, table
+from t2f_dist.shard.sources import Ambiguous, Mention, Source, face2text, folder, table
 from t2f_dist.shard.sources.faces import Faces
 
 
@@ -114,6 +114,25 @@ def test_tables_that_are_not_what_they_should_be(tmp_path: Path, name: str, cont
     (tmp_path / name).write_bytes(content.encode("latin-1"))
     with pytest.raises(ValueError, match=reason):
         table.read(tmp_path / name, "image", None, table.CAPTION_COLUMNS, "identity")
+
+
+@pytest.mark.parametrize("name", ["a::b.wav", "x::y/1.wav", "s3:/x.wav", "line\nbreak.wav", "../beside/1.wav"])
+def test_a_table_here_names_any_file_here(tmp_path: Path, name: str):
+    """No rule for URLs is one for paths below a local folder."""
+    path = tmp_path / "tables" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"voice")
+    found = Source(str(tmp_path / "tables"), []).file(name)
+    assert found is not None and found.size == 5
+    assert found.path is not None and found.path.samefile(path)
+    assert found.read() == b"voice"
+
+
+@pytest.mark.parametrize("name", ["", "none.wav", "a\0b", "x" * 300, "loop/x", "tables", "."])
+def test_what_a_table_here_names_that_is_no_file(tmp_path: Path, name: str):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "tables").mkdir()
+    assert Source(str(tmp_path), []).file(name) is None
 
 
 def test_folders(tmp_path: Path):

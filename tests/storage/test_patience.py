@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from t2f_dist.storage import remote
+from t2f_dist.storage import patience, remote
 from t2f_dist.storage.folder import Folder, Patience
 from tests import s3
 from tests.flaky import Fault, flaky
+from tests.storage.silent import silent
 
 CONTENT = bytes(range(256)) * 40
 BOUND_SECONDS = s3.QUICK.tries * (s3.QUICK.connect_seconds + s3.QUICK.read_seconds) + 2
@@ -195,6 +196,73 @@ def test_a_web_server_behind_a_bad_network(fault: Fault, files: Path, tmp_path: 
                 with pytest.raises(OSError) as caught:
                     action()
                 assert "4 tries" in str(caught.value) and "secret" not in str(caught.value)
+
+
+def test_a_server_that_sends_byte_by_byte_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Each byte comes in time, and the whole file never."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    hasty = Patience(2, 0.02, connect_seconds=0.2, read_seconds=0.3, slowest_bytes_per_second=1000, unknown_bytes=100)
+    with silent(bytes(1000), seconds_a_byte=0.1) as place:
+        for action in (
+            lambda: Folder(place, hasty).read("x"),
+            lambda: Folder(place, hasty).read("x", bytes_max=100),
+            lambda: Folder(place, hasty).fetch("x", tmp_path / "x"),
+        ):
+            started = time.monotonic()
+            with pytest.raises(OSError, match="given up after 2 tries"):
+                action()
+            assert time.monotonic() - started < 2 * hasty.seconds(100) + 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_more_is_read_than_is_allowed(server: str, stored: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    (tmp_path / "x").write_bytes(CONTENT)
+    names = {server: "a b#c%20ü.bin", stored: "a/x", str(tmp_path): "x"}
+    for place, name in names.items():
+        folder = Folder(place, s3.QUICK)
+        assert folder.read(name, bytes_max=len(CONTENT)) == CONTENT
+        assert folder.read(name, 100, 50, bytes_max=50) == CONTENT[100:150]
+        for given in ({}, {"length": 500}, {"start": 1}):
+            with pytest.raises(ValueError, match="more than 499 bytes"):
+                folder.read(name, **given, bytes_max=499)
+
+
+class Slow:
+    """A filesystem of fsspec without a way to give a call up, as that of the Hub."""
+
+    def info(self, seconds: float) -> str:
+        time.sleep(seconds)
+        if not seconds:
+            raise KeyError("none")
+        return "found"
+
+
+def test_a_call_that_cannot_be_given_up_is_left_alone():
+    assert remote._timed(Slow(), "info", 5.0, 0.01) == "found"
+    with pytest.raises(KeyError):
+        remote._timed(Slow(), "info", 5.0, 0)
+    with pytest.raises(TimeoutError, match="no answer"):
+        remote._timed(Slow(), "info", 0.05, 2.0)
+
+
+def test_a_commit_that_another_came_before_is_made_again():
+    class Refused(Exception):
+        def __init__(self, status: int):
+            self.status = status
+
+    answers: list[Exception | str] = [Refused(409), Refused(412), "done"]
+
+    def commit() -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert patience.call("hf://datasets/u/name/x", s3.QUICK, commit) == "done"
+    answers += [Refused(412), "done"]
+    with pytest.raises(patience.Unreachable):
+        patience.call("s3://bucket/x", s3.QUICK, commit)
 
 
 HUB = """

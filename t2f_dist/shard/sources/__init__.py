@@ -10,9 +10,10 @@ import numpy as np
 
 from t2f_dist.shard.manifest import Kind, SplitName
 from t2f_dist.storage import url
-from t2f_dist.storage.disk import opened, scan
+from t2f_dist.storage.disk import NotPlain, entry_at, opened, scan
 from t2f_dist.storage.folder import Entry as FolderEntry
 from t2f_dist.storage.folder import Folder
+from t2f_dist.storage.patience import Unreachable
 
 # fmt: off
 IMAGE_SUFFIXES = frozenset([
@@ -31,8 +32,13 @@ ORPHANED = "its image is rejected"  # why a caption or voice is refused that its
 class Ref(Protocol):
     """Where the bytes of one image stand: picklable, read when the sample is written."""
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether `read` waits for another machine, so that it is worth while to ask ahead."""
+        ...
+
     def read(self) -> bytes:
-        """Raises FileNotFoundError, OSError or ValueError, whose one line does not name the image.
+        """Raises FileNotFoundError or ValueError, whose one line does not name the image: it is missing, or not usable.
 
         Raises Unreachable where it could not even be asked for, so that nothing is said of the image.
         """
@@ -41,12 +47,12 @@ class Ref(Protocol):
 
 @dataclass(frozen=True)
 class File:
-    """A whole file, here or behind a URL. `read` raises as `read_file`.
+    """A whole file, here or behind a URL.
 
     Attributes:
         root: the folder or URL.
         name: relative to it, with /.
-        size: in bytes; -1 where it is not known.
+        size: in bytes; -1 where it is not known, or no plain file was listed.
         stamp: changes with the content.
     """
 
@@ -61,13 +67,39 @@ class File:
         root = url.local(self.root)
         return None if root is None else root / self.name
 
+    @property
+    def is_remote(self) -> bool:
+        return url.local(self.root) is None
+
     def read(self) -> bytes:
+        """Raises as that of `Ref`: an error of the system, and the want of a file that was listed, are Unreachable.
+
+        What is made of it is the same wherever it is made: a disk that fails for a moment does not decide about it.
+        """
+        try:
+            return self._content()
+        except Unreachable:
+            raise
+        except (FileNotFoundError, NotPlain) as error:
+            if self.size < 0:
+                raise ValueError(str(error)) if isinstance(error, NotPlain) else error from None
+            raise Unreachable(f"{self.shown}: a file when the corpus was listed, and now none") from None
+        except OSError as error:
+            raise Unreachable(f"{self.shown}: {error.strerror or error}") from None
+
+    @property
+    def shown(self) -> str:
+        """Its place for a message."""
+        path = self.path
+        return url.shown(url.join(self.root, self.name)) if path is None else str(path)
+
+    def _content(self) -> bytes:
         root = url.local(self.root)
         if root is not None:
-            return read_file(f"{root}/{self.name}", IMAGE_BYTES_MAX)
+            return _bytes(f"{root}/{self.name}", IMAGE_BYTES_MAX)
         if self.size > IMAGE_BYTES_MAX:
             raise ValueError(f"{self.size} bytes; at most {IMAGE_BYTES_MAX} are read")
-        content = Folder(self.root).read(self.name)
+        content = Folder(self.root).read(self.name, bytes_max=self.size if self.size >= 0 else IMAGE_BYTES_MAX)
         if len(content) != self.size >= 0:
             raise ValueError(f"{len(content)} bytes, and {self.size} when the corpus was listed")
         return content
@@ -76,12 +108,13 @@ class File:
 def read_file(path: str | Path, bytes_max: int) -> bytes:
     """A plain file of at most so many bytes. Raises OSError, or ValueError for a pipe, a device or a larger one."""
     try:
-        stream = opened(path)
-    except OSError as error:
-        if error.errno is None:
-            raise ValueError(str(error)) from None
-        raise
-    with stream:
+        return _bytes(path, bytes_max)
+    except NotPlain as error:
+        raise ValueError(str(error)) from None
+
+
+def _bytes(path: str | Path, bytes_max: int) -> bytes:
+    with opened(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         if size > bytes_max:
             raise ValueError(f"{size} bytes; at most {bytes_max} are read")
@@ -171,8 +204,11 @@ class Source:
         place = url.beside(self.folder, value) if value else None
         if place is None:
             return None
+        if url.local(self.folder) is not None:
+            entry = entry_at(place)  # a path: no rule for URLs says anything of it
+            return File("/", place.lstrip("/"), entry.size, entry.stamp) if entry else None
         root, name = url.split(place)
-        if url.local(self.folder) is None and url.scheme(place) not in ("http", "https"):
+        if url.scheme(place) not in ("http", "https"):
             known = self._folder_of(root, place)
             entry = self.listed[known].get(place.removeprefix(known.rstrip("/") + "/"))
         else:

@@ -20,6 +20,7 @@ import numpy as np
 from t2f_dist.shard.sources import Block, hdf5
 from t2f_dist.storage import url
 from t2f_dist.storage.folder import Folder
+from t2f_dist.storage.patience import Unreachable
 from t2f_dist.storage.stage import staged
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
@@ -55,6 +56,7 @@ class ArchiveBlock:
                 size = archive.zip.getinfo(f"{self.name}.npy").file_size if archive.zip else 0
                 values = archive[self.name] if size <= BYTES_MAX else None
             except Exception as error:  # on a broken archive NumPy and zipfile raise nearly anything
+                _check_system(error, self.path)
                 raise ValueError(f"{shown}: {self.name}: {_line(error)}") from None
             if values is None:
                 raise ValueError(f"{shown}: {self.name}: {size} bytes; at most {BYTES_MAX} are read")
@@ -163,6 +165,7 @@ def _npy(place: str, keep: bool) -> np.ndarray:
     try:
         return np.load(source, mmap_mode=None if whole else "r", allow_pickle=False)
     except Exception as error:  # on a broken file NumPy raises nearly anything
+        _check_system(error, place)
         raise ValueError(f"{url.shown(place)}: not a NumPy array of numbers: {_line(error)}") from None
 
 
@@ -176,10 +179,17 @@ def _npz(place: str) -> np.lib.npyio.NpzFile:
     try:
         archive = np.load(path, allow_pickle=False)
     except Exception as error:  # as of an array
+        _check_system(error, place)
         raise ValueError(f"{shown}: not a NumPy archive: {_line(error)}") from None
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise ValueError(f"{shown}: not a NumPy archive but a single array")
     return archive
+
+
+def _check_system(error: Exception, place: str) -> None:
+    """Raises Unreachable for an error of the system, which says nothing of the file."""
+    if isinstance(error, OSError) and error.errno is not None:
+        raise Unreachable(f"{url.shown(place)}: {error.strerror}") from None
 
 
 def _line(error: Exception) -> str:

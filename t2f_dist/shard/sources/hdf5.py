@@ -11,6 +11,8 @@ the same name whose image has another length is another picture, so its caption 
 Only data inside the file is read: links to elsewhere, external storage and virtual datasets are refused.
 """
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from t2f_dist.shard.manifest import SplitName
 from t2f_dist.shard.sources import Mention, Picture, Raw, Refusal, Source
 from t2f_dist.storage import url
 from t2f_dist.storage.folder import Folder
+from t2f_dist.storage.patience import Unreachable
 from t2f_dist.storage.stage import staged
 
 BYTES_MAX = 1 << 30  # of one dataset: compressed, a small file may claim any size
@@ -36,7 +39,7 @@ def opened(path: str | Path) -> Iterator[Any]:
     """An HDF5 file, open for reading; of a URL, a copy that is kept for the run.
 
     Raises:
-        OSError: a URL cannot be fetched.
+        OSError: a URL cannot be fetched; Unreachable, where the system does not let it be read.
         ValueError: h5py is missing, or the file is not HDF5, cut off or damaged.
     """
     try:
@@ -51,6 +54,10 @@ def opened(path: str | Path) -> Iterator[Any]:
         with h5py.File(here, "r") as file:
             yield file
     except (OSError, RuntimeError, KeyError) as error:  # which of them depends on where the damage is
+        if isinstance(error, Unreachable):
+            raise
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # of the system
+            raise Unreachable(f"{url.shown(path)}: {os.strerror(error.errno)}") from None
         raise ValueError(f"{url.shown(path)}: not a whole HDF5 file: {' '.join(str(error).split())}") from None
 
 
@@ -102,6 +109,10 @@ class Bytes:
 
     path: str
     dataset: str
+
+    @property
+    def is_remote(self) -> bool:
+        return False  # of a URL, a copy is read
 
     def read(self) -> bytes:
         with opened(self.path) as file:

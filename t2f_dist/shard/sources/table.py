@@ -11,6 +11,7 @@ from t2f_dist.storage import url
 from t2f_dist.storage.stage import staged
 
 LINE_LENGTH_MAX = 1 << 24  # of a JSONL
+TABLE_BYTES_MAX = 4 << 30  # that are fetched from elsewhere
 CAPTION_COLUMNS = ("caption", "captions", "description", "text")
 AUDIO_COLUMNS = ("audio", "speech", "voice", "path")
 
@@ -29,7 +30,7 @@ def read(
         OSError: the table cannot be read.
     """
     mentions = []
-    path, shown = staged(place), url.shown(place)
+    path, shown = staged(place, TABLE_BYTES_MAX), url.shown(place)
     folder, name = url.split(place)
     for number, row in _jsonl(path, shown) if path.suffix == ".jsonl" else _csv(path, shown):
         where = f"{name}: line {number}"
