@@ -23,6 +23,7 @@ from t2f_dist.shard.manifest import Shard
 TAR_BLOCK = shard_format.TAR_BLOCK
 TAR_RECORD = 20 * TAR_BLOCK  # to whose multiples a tar is filled up
 _ZEROS = bytes(TAR_BLOCK)
+_CAPTIONS_MAX = int(np.iinfo(shard_format.INDEX_DTYPE["num_captions"]).max)
 _BUFFER_BYTES = 1 << 18
 # A ustar header: name (100), mode, owner, group; size; time; checksum; kind, link, magic and the rest.
 _HEADER_START = b"0000444\0" + 2 * b"0000000\0"
@@ -84,13 +85,14 @@ class Written:
         return self._hash.hexdigest()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if error is None:
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
-        self._stream.close()
-        if error is None:
-            os.replace(self._temporary, self.path)
-        else:
+        try:
+            with self._stream:
+                if error is None:
+                    self._stream.flush()
+                    os.fsync(self._stream.fileno())
+            if error is None:
+                os.replace(self._temporary, self.path)
+        finally:
             self._temporary.unlink(missing_ok=True)
 
 
@@ -102,7 +104,8 @@ def write_shard(
     The bytes are a function of the samples alone. Returns None, and writes nothing, if there are no samples.
 
     Raises:
-        ValueError: a key that WebDataset would cut (a dot, a slash) or that does not fit a tar header.
+        ValueError: a key that WebDataset would cut (a dot, a slash) or that does not fit a tar header, or more captions
+            of an image than an index can count.
     """
     extensions = shard_format.members(image_format, with_speech, with_embeddings)
     stem = path.name.removesuffix(".tar")
@@ -171,6 +174,8 @@ def _write_sample(tar: Written, small: Written, sample: Sample, extensions: dict
         assert sample.embeddings is not None and len(sample.embeddings) == len(sample.captions), "one each caption"
         contents["embeddings"] = npy(np.ascontiguousarray(sample.embeddings, dtype="<f4"))
     record = np.zeros((), dtype=shard_format.INDEX_DTYPE)
+    if len(sample.captions) > _CAPTIONS_MAX:
+        raise ValueError(f"{sample.key}: {len(sample.captions)} captions; an image has at most {_CAPTIONS_MAX}")
     pieces = []
     offset = tar.bytes
     for name, extension in extensions.items():

@@ -1,6 +1,8 @@
 """What stands in a tar, as other readers see it."""
 
 import io
+import os
+import resource
 import tarfile
 from pathlib import Path
 
@@ -48,6 +50,26 @@ def test_what_breaks_off_leaves_nothing(tmp_path: Path):
 
     with pytest.raises(OSError, match="disk"):
         write_shard(tmp_path / "train-000000.tar", broken(), "jpg", False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_nothing_half(tmp_path: Path):
+    """What is written last finds no room: a file may not grow beyond some bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    open_files = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            write_shard(tmp_path / "train-000000.tar", iter([sample(image=bytes(5000))]), "jpg", False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["train-000000.small"], "which is whole, and comes before"
+    assert len(os.listdir("/proc/self/fd")) == open_files
+
+
+def test_more_captions_than_an_index_counts(tmp_path: Path):
+    with pytest.raises(ValueError, match="a: 65536 captions; an image has at most 65535"):
+        write_shard(tmp_path / "train-000000.tar", iter([sample(captions=["c"] * 65536)]), "jpg", False)
     assert not list(tmp_path.iterdir())
 
 
