@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +13,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext, SpawnProcess
 
 from t2f_dist.shard.engine import Done, Failed, Fault, Job, Task, fault
+from t2f_dist.storage.worker import belong_to_parent
 
 _SECONDS = 0.5  # between two counts of images that a worker sends
 
@@ -148,17 +147,7 @@ def _signal(number: int) -> str:
 
 def _serve(connection: Connection, job: Job) -> None:
     """In the worker: make what comes, until None does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, and kills its workers
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def leave_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    # A worker would wait for shards for ever if the parent is killed.
-    threading.Thread(target=leave_with_parent, daemon=True).start()
-
+    belong_to_parent()
     images, told = 0, time.monotonic()
 
     def advance() -> None:
