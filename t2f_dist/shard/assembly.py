@@ -80,6 +80,8 @@ class Assembly:
         ledger.out.write(self._named(REJECTED), rejected)
         old = self.extension.manifest if self.extension else None
         if not shards["train"] and not old:
+            for name in ledger.ours().keys() - {REJECTED}:
+                ledger.out.delete(name)
             ledger.clear()
             raise ValueError(f"no usable sample in train{main_reason(refusals)}; see {ledger.shown}/{REJECTED}")
         inventory = self.inventory.lines()
@@ -125,17 +127,21 @@ class Assembly:
         return self.duplicates + (self.extension.manifest.duplicates or 0) - again
 
     def _totals(self, stored: Counter[str], rows: list[dict[str, Any]]) -> dict[Kind, Totals]:
-        """What is not stored is in exactly one row."""
+        """What is not stored is in exactly one row; what was found was counted before any of it was looked at."""
         refused = Counter((row["kind"], row["status"]) for row in rows)
-        old = self.extension.manifest.totals if self.extension else {}
+        old, gone = {}, Counter[str]()
+        if self.extension:
+            old = self.extension.manifest.totals
+            gone.update(row["kind"] for row in self.extension.gone)  # is judged anew, and found anew
         totals: dict[Kind, Totals] = {}
         for kind in KINDS:
             if kind not in old and kind not in self.plan.found:
                 continue
-            both = stored[kind] + (old[kind].stored if kind in old else 0)
-            rejected, unmatched = refused[kind, "rejected"], refused[kind, "unmatched"]
             totals[kind] = Totals(
-                found=both + rejected + unmatched, stored=both, rejected=rejected, unmatched=unmatched
+                found=self.plan.found[kind] + (old[kind].found - gone[kind] if kind in old else 0),
+                stored=stored[kind] + (old[kind].stored if kind in old else 0),
+                rejected=refused[kind, "rejected"],
+                unmatched=refused[kind, "unmatched"],
             )
         return totals
 
@@ -166,6 +172,6 @@ def sweep(ledger: Ledger, manifest: Manifest) -> None:
             needed |= {shard.name, shard.index, shard.small}
     ledger.clear_cut_off()
     ledger.clear()
-    for name in ledger.names():
+    for name in ledger.ours():
         if name not in needed:
             ledger.out.delete(name)

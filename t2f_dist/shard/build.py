@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import json
 import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from PIL import features
 from tqdm import tqdm
 
 from t2f_dist.config.recipe import ShardRecipe, differences
 from t2f_dist.shard import engine
 from t2f_dist.shard.assembly import Assembly, corpus_file, sweep
 from t2f_dist.shard.corpus import Plan, plan
-from t2f_dist.shard.duplicates import duplicates, without
+from t2f_dist.shard.duplicates import among, without
 from t2f_dist.shard.embed import Embedder
 from t2f_dist.shard.engine import Failed
 from t2f_dist.shard.extension import Extension, check_shape, extension
@@ -25,8 +23,9 @@ from t2f_dist.shard.inventory import Inventory
 from t2f_dist.shard.ledger import FOLDER, Ledger, fingerprint
 from t2f_dist.shard.manifest import MANIFEST, Manifest, SplitName, digest
 from t2f_dist.shard.manner import Manner
+from t2f_dist.shard.safeguards import check_apart, check_known, check_model, check_storable
 from t2f_dist.shard.task import Job, Task, tasks
-from t2f_dist.text import sentence
+from t2f_dist.shard.versions import made_with
 from t2f_dist.text.sentence import SentenceEncoder
 
 _FAILED_SHOWN = 5
@@ -71,9 +70,12 @@ def make(recipe: ShardRecipe, manner: Manner) -> Report:
         FileNotFoundError: a path of the recipe does not exist, or there is nothing to extend.
         FileExistsError: `recipe.out` holds shards of another recipe or corpus, or files that are not ours.
         ShardsFailed: some shards could not be made.
-        ValueError: a source is not of its layout, embeddings differ in size, or no sample is usable.
+        Superseded: another build was begun in the same place meanwhile.
+        ValueError: a source is not of its layout, or stands where the shards are to be; embeddings differ in size, or
+            no sample is usable.
         OSError: the folder cannot be read or written.
     """
+    check_apart(recipe)
     ledger = Ledger(recipe.out)
     names = ledger.names()
     corpus = plan(recipe, train=not manner.extend)
@@ -89,6 +91,7 @@ class _Build:
         self.unfinished = None if manner.overwrite and MANIFEST in names else self._unfinished()
         if self.unfinished is None and names and MANIFEST not in names:
             self.names = ledger.names()  # another part may have finished after they were listed
+        self.base = self._base() if MANIFEST in self.names else None
 
     def run(self) -> Report:
         added: Extension | None = None
@@ -97,13 +100,16 @@ class _Build:
             if not self.manner.extend:
                 return self._nothing_to_do(manifest)
             added = self._added(manifest)
-            if added.num_new == 0:
+            self.goal = added.inventory
+            if self.goal.sha256 == manifest.corpus_sha256:
                 self._tidy(manifest)
                 return Report(manifest, note="nothing to add: all that the corpus holds is stored or refused already")
         elif self.manner.extend:
             what = "holds an unfinished build: finish it first" if self.unfinished else "holds no finished shards"
             raise FileNotFoundError(f"{self.ledger.shown} {what}, without --extend")
         known = self._same_build(added)
+        if not known and not self.manner.overwrite:
+            check_known(self.names, self.ledger.shown, self.manner.part is not None)
         embedder, encoder = self._embedder(added)
         new = added.plan if added else self.corpus
         same = self._duplicates(added, known)
@@ -111,13 +117,21 @@ class _Build:
         first: dict[SplitName, int] = {split: added.first(split) if added else 0 for split in new.splits}
         todo = list(tasks(new.splits, self.recipe.samples_per_shard, first))
         content = self._described(added, embedder) | {"shards": len(todo)}
+        content["duplicates"] = None if count is None else digest(json.dumps(same, sort_keys=True).encode())
         content["fingerprint"] = fingerprint(content)
+        if self.manner.overwrite:
+            known = known and self.unfinished == content
+            if MANIFEST in self.names:
+                check_storable(new.splits["train"], self.recipe)
+        elif self._base() != self.base:
+            return self._changed_meanwhile()
+        else:
+            self.unfinished = self._unfinished()  # another part may have begun while the model was loaded
+            known = self._goes_on(content, added)
         if not known:
-            self._clear_for(added)
-            self.ledger.begin(content, self.inventory)
+            self._begin(content, added)
         self.ledger.keep_duplicates(self.stamped, same)
         job = Job(self.recipe, embedder, content["fingerprint"])
-        self.goal = added.inventory if added else self.inventory
         written, kept = self._make(todo, job, encoder)
         assembly = Assembly(self.recipe, new, self.goal, embedder.record if embedder else None, count, added)
         return self._finish(assembly, todo, job.build, written, kept)
@@ -132,7 +146,7 @@ class _Build:
             return None
         if found is None or MANIFEST not in self.names:
             return found
-        return found if found["base"] == self._base() else None
+        return found if found["base"] == self._base() is not None else None
 
     def _manifest(self) -> Manifest:
         try:
@@ -140,8 +154,12 @@ class _Build:
         except ValueError as error:
             raise ValueError(f"{error}. --overwrite replaces what is there") from None
 
-    def _base(self) -> str:
-        return digest(self.ledger.out.read(MANIFEST))
+    def _base(self) -> str | None:
+        """What changes with the manifest; None where there is none."""
+        try:
+            return digest(self.ledger.out.read(MANIFEST))
+        except FileNotFoundError:
+            return None
 
     def _nothing_to_do(self, manifest: Manifest) -> Report:
         """For finished shards. Raises FileExistsError where they are of another recipe or corpus."""
@@ -153,7 +171,7 @@ class _Build:
                 f"{shown} holds finished shards of another recipe: {_few(found)}; --overwrite replaces them, or choose"
                 " another --out"
             )
-        self._check_model(manifest)
+        check_model(self.recipe, manifest.embedding)
         if self.inventory.sha256 != manifest.corpus_sha256:
             changes = self._before(manifest).changes(self.inventory)
             if changes:
@@ -169,19 +187,9 @@ class _Build:
         )
 
     def _tidy(self, manifest: Manifest) -> None:
-        """Remove what a build that was killed at the very end has left; not what is yet to be added."""
-        if self.unfinished is None:
+        """Remove what a build that was killed at the very end has left; not what is yet to be, or what parts add."""
+        if self.unfinished is None and self.manner.part is None and self._base() == self.base:
             sweep(self.ledger, manifest)
-
-    def _check_model(self, manifest: Manifest) -> None:
-        if self.recipe.embed is None or manifest.embedding is None:
-            return
-        sentence.check(Path(self.recipe.embed))
-        if sentence.fingerprint(Path(self.recipe.embed)) != manifest.embedding.sha256:
-            raise FileExistsError(
-                f"{self.ledger.shown} holds embeddings of another model than the one in {self.recipe.embed} now; "
-                "--overwrite makes them anew, or choose another --out"
-            )
 
     def _before(self, manifest: Manifest) -> Inventory:
         """The inventory of finished shards."""
@@ -195,9 +203,9 @@ class _Build:
         check_shape(manifest, self.recipe, self.ledger.shown)
         before = self._before(manifest)
         added = extension(manifest, before, self.corpus, self.inventory, self.ledger.out)
-        changed = [name for name in before.changes(self.inventory).changed if name in added.stored]
-        if changed and self.manner.progress:
-            _say(f"{len(changed)} stored images have changed (such as {changed[0]!r}): they stay as they are stored")
+        if added.changed and self.manner.progress:
+            example = min(added.changed)
+            _say(f"{len(added.changed)} stored images have changed (such as {example!r}): they stay as they are stored")
         return added
 
     def _recipe(self) -> dict[str, Any]:
@@ -208,11 +216,11 @@ class _Build:
         return {
             "format": "t2f-dist-build",
             "mode": _mode(added),
-            "base": self._base() if added else None,
+            "base": self.base if added else None,
             "recipe": self._recipe(),
             "corpus_sha256": self.stamped,
             "embedding": embedder.record.model_dump() if embedder else None,
-            "made_with": _made_with(self.recipe),
+            "made_with": made_with(self.recipe),
         }
 
     def _same_build(self, added: Extension | None) -> bool:
@@ -221,7 +229,7 @@ class _Build:
         if unfinished is None or unfinished["mode"] != _mode(added):
             return False
         found = differences(unfinished["recipe"], self._recipe())
-        found += differences(unfinished["made_with"], _made_with(self.recipe))
+        found += differences(unfinished["made_with"], made_with(self.recipe))
         changes = None
         if unfinished["corpus_sha256"] != self.stamped:
             changes = self.ledger.inventory().changes(self.inventory, stamps=True)
@@ -229,23 +237,39 @@ class _Build:
             return True
         if self.manner.overwrite:
             return False
+        raise self._another(f"recipe: {_few(found)}" if found else f"corpus: {changes}", added)
+
+    def _another(self, what: str, added: Extension | None) -> FileExistsError:
         again = f"remove {self.ledger.shown}/{FOLDER}, which begins it anew" if added else "begin anew with --overwrite"
-        raise FileExistsError(
-            f"{self.ledger.shown} holds an unfinished {'--extend' if added else 'build'} of another "
-            f"{f'recipe: {_few(found)}' if found else f'corpus: {changes}'}; give what it was begun with, {again}, or "
-            "choose another --out"
+        return FileExistsError(
+            f"{self.ledger.shown} holds an unfinished {'--extend' if added else 'build'} of another {what}; give what "
+            f"it was begun with, {again}, or choose another --out"
         )
 
-    def _clear_for(self, added: Extension | None) -> None:
-        if added:
+    def _goes_on(self, content: dict[str, Any], added: Extension | None) -> bool:
+        """Whether this very build is begun already. Raises FileExistsError where another is."""
+        if not self._same_build(added):
+            return False
+        assert self.unfinished is not None
+        if self.unfinished["fingerprint"] == content["fingerprint"]:
+            return True
+        keys = ", ".join(key for key in content if content[key] != self.unfinished.get(key) and key != "fingerprint")
+        raise self._another(f"state: its {keys} changed", added)
+
+    def _changed_meanwhile(self) -> Report:
+        """Where finished shards came, or others, after these were looked at."""
+        manifest = self._finished()
+        if manifest is None:
+            raise FileExistsError(f"{self.ledger.shown} was changed by another command meanwhile; give it once more")
+        return Report(manifest, note="nothing to do: another part has just finished these shards")
+
+    def _begin(self, content: dict[str, Any], added: Extension | None) -> None:
+        """A part removes nothing, since others may have begun. What is replaced goes when the plan is there."""
+        if added and self.manner.part is None:
             sweep(self.ledger, added.manifest)
-        elif self.manner.part is None:
+        self.ledger.begin(content, self.inventory)
+        if not added and self.manner.part is None:
             self.ledger.empty()
-        elif self.names:
-            raise FileExistsError(
-                f"{self.ledger.shown} holds {min(self.names)}, of a build that is not known; remove the folder, or "
-                "choose another --out: a part removes nothing"
-            )
 
     def _embedder(self, added: Extension | None) -> tuple[Embedder | None, SentenceEncoder | None]:
         """Whose embeddings the shards get, and the encoder of this process. A model's win over the corpus's own."""
@@ -274,16 +298,15 @@ class _Build:
         found = self.ledger.duplicates(self.stamped) if known else None
         if found is not None:
             return found
-        entries = [entry for side in self.corpus.splits.values() for entry in side]
-        stored = added.stored if added else ()
-        return duplicates(entries, self.inventory, stored, self.manner.workers, self.manner.progress)
+        workers, progress = self.manner.workers, self.manner.progress
+        return among(self.corpus, self.inventory, added, self.recipe, workers, progress)
 
     def _without(self, new: Plan, same: dict[str, str], added: Extension | None) -> tuple[int | None, Plan]:
         """How many duplicates there are among what is new, and the plan without them if the recipe drops them."""
         if self.recipe.duplicates == "ignore":
             return None, new
-        new_names = {entry.path for side in new.splits.values() for entry in side}
-        same = {name: kept for name, kept in same.items() if name in new_names}
+        names = added.names if added else same.keys()
+        same = {name: kept for name, kept in same.items() if name in names}
         if self.recipe.duplicates == "drop":
             new = without(new, same)
             if not new.splits["train"] and not added:
@@ -333,31 +356,29 @@ class _Build:
     def _finish(self, assembly: Assembly, todo: Sequence[Task], build: str, written: int, kept: int) -> Report:
         """Write the manifest if all shards are there, whoever made them."""
         names = [task.name for task in todo]
-        missing = len(names) - len(self.ledger.done(names, build)) if self.manner.part else 0
+        missing = len(names) - len(self.ledger.done(names, build))
         try:
             if missing == 0:
-                return Report(assembly.write(self.ledger, todo, build), written, kept)
+                manifest = assembly.write(self.ledger, todo, build)
+                note = "" if names else f"nothing to store: all that is new is refused, see {manifest.rejected.file}"
+                return Report(manifest, written, kept, note=note)
         except FileNotFoundError:  # another part writes the same at this moment
             if not self._finished():
                 raise
         manifest = self._finished()
         if manifest:
             sweep(self.ledger, manifest)
-            missing = 0
-        return Report(manifest, written, kept, missing)
+            return Report(manifest, written, kept)
+        if self.manner.part is None:
+            raise ShardsFailed(
+                f"{missing} of {len(names)} shards were changed or removed by another command after they were made;"
+                " the same command goes on with them"
+            )
+        return Report(None, written, kept, missing)
 
 
 def _mode(added: Extension | None) -> str:
     return "extend" if added else "build"
-
-
-def _made_with(recipe: ShardRecipe) -> dict[str, Any]:
-    """What else decides about the bytes."""
-    found = {"t2f-dist": importlib.metadata.version("t2f-dist"), "Pillow": importlib.metadata.version("Pillow")}
-    found["libjpeg"] = str(features.version("jpg"))
-    if recipe.speech:
-        found |= {name: importlib.metadata.version(name) for name in ("soundfile", "torchaudio")}
-    return found
 
 
 def _num_shards(manifest: Manifest) -> int:

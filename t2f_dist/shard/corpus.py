@@ -31,6 +31,7 @@ from t2f_dist.shard.sources import (
     wav2pix,
     webdataset,
 )
+from t2f_dist.storage import url
 from t2f_dist.text.words import words
 
 READERS: dict[Layout, Callable[[ShardRecipe], Raw]] = {
@@ -42,6 +43,7 @@ READERS: dict[Layout, Callable[[ShardRecipe], Raw]] = {
     "webdataset": webdataset.read,
 }
 
+CAPTIONS_MAX = 1000  # of one image
 _UNNAMED = "no caption or voice names it"
 
 
@@ -118,6 +120,8 @@ def plan(recipe: ShardRecipe, train: bool = True) -> Plan:
         embeddings = Embeddings(tuple(draft.embeddings)) if draft.embeddings else None
         entry = Entry(path, keys[path], identity or "", tuple(draft.captions), draft.voice, picture.content, embeddings)
         reason = lacking(entry, recipe) if identity else f"no identity by {recipe.identity!r}"
+        if not is_text(path) or not is_text(identity or ""):
+            reason = f"{'an identity' if is_text(path) else 'a name'} that is not UTF-8"
         if reason:
             refusals += refused(entry, reason)
         else:
@@ -125,6 +129,15 @@ def plan(recipe: ShardRecipe, train: bool = True) -> Plan:
     if not entries:
         raise ValueError(_nothing(recipe, found, refusals))
     return Plan(_split(entries, raw.pictures, recipe, train), found, refusals)
+
+
+def is_text(value: str) -> bool:
+    """Whether a name can be written as UTF-8; of one that is other bytes Python makes lone surrogates."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def lacking(entry: Entry, recipe: ShardRecipe) -> str:
@@ -197,6 +210,10 @@ def _add_caption(mention: Mention, path: str, draft: _Draft, recipe: ShardRecipe
         reason = "a caption without a word" if caption else "an empty caption"
         refusals.append(Refusal("captions", "rejected", reason, path, mention.value, mention.where))
         return
+    if len(draft.captions) == CAPTIONS_MAX:
+        reason = f"its image has {CAPTIONS_MAX} captions already"
+        refusals.append(Refusal("captions", "rejected", reason, path, mention.value, mention.where))
+        return
     if recipe.brings_embeddings:
         if mention.embedding is None:
             reason = "the corpus brings no embedding of it"
@@ -212,6 +229,8 @@ def _add_voice(mention: Mention, path: str, voices: Source, draft: _Draft, refus
     reason = ""
     if not value:
         reason = "no path of an audio file"
+    elif not is_text(value):
+        reason = "a path that is not UTF-8"
     elif audio is None:
         reason = "no such file"
     elif draft.voice is not None:
@@ -264,7 +283,7 @@ def _split(
     if train and not splits["train"]:
         identities = len({entry.identity for entry in entries})
         if recipe.split.given:
-            raise ValueError(f"{recipe.faces} has no usable sample in its train; set split.given=false")
+            raise ValueError(f"{url.shown(recipe.faces)} has no usable sample in its train; set split.given=false")
         raise ValueError(
             f"all {identities} identities fall into validation or test, none into train; "
             "with so few, set split.validation=0 and split.test=0"
@@ -274,4 +293,4 @@ def _split(
 
 def _nothing(recipe: ShardRecipe, found: Counter[Kind], refusals: list[Refusal]) -> str:
     counts = ", ".join(f"{found[kind]} {kind}" for kind in KINDS if kind in found)
-    return f"no usable sample: {counts} found for {recipe.faces}{main_reason(refusals)}"
+    return f"no usable sample: {counts} found for {url.shown(recipe.faces)}{main_reason(refusals)}"

@@ -14,7 +14,7 @@ from t2f_dist.config.recipe import ShardRecipe, differences
 from t2f_dist.shard import format as shard_format
 from t2f_dist.shard.corpus import Entry, Plan, distinct
 from t2f_dist.shard.inventory import Inventory
-from t2f_dist.shard.manifest import Manifest, SplitName, digest
+from t2f_dist.shard.manifest import Kind, Manifest, SplitName, digest
 from t2f_dist.storage.folder import Folder
 from t2f_dist.text.vocabulary import Vocabulary
 from t2f_dist.text.words import words
@@ -29,10 +29,11 @@ class Extension:
 
     Attributes:
         manifest: of the finished shards.
-        plan: of what is new: no entry of it is stored.
+        plan: of what is new: no entry of it is stored, and nothing is found in it that was judged before.
         kept: the rows of rejected.jsonl that stay: of all that is not judged anew.
         gone: the other rows.
         stored: the names of the stored images.
+        changed: those of them that are in the corpus, but not as they were when they were stored.
         inventory: of the corpus now, and of what has left it.
     """
 
@@ -41,6 +42,7 @@ class Extension:
     kept: list[dict[str, Any]]
     gone: list[dict[str, Any]]
     stored: frozenset[str]
+    changed: frozenset[str]
     inventory: Inventory
 
     @property
@@ -49,8 +51,9 @@ class Extension:
         return len(self.manifest.extensions) + 1
 
     @property
-    def num_new(self) -> int:
-        return sum(map(len, self.plan.splits.values()))
+    def names(self) -> frozenset[str]:
+        """Of the images that are new."""
+        return frozenset(entry.path for side in self.plan.splits.values() for entry in side)
 
     def first(self, split: SplitName) -> int:
         """The number of its first new shard."""
@@ -91,6 +94,11 @@ def extension(manifest: Manifest, before: Inventory, plan: Plan, now: Inventory,
         for split, entries in plan.splits.items()
     }
     refusals = [refusal for refusal in plan.refusals if refusal.image not in settled]
+    judged_before = Counter[Kind](refusal.kind for refusal in plan.refusals if refusal.image in settled)
+    for entry in (entry for entries in plan.splits.values() for entry in entries if entry.path in settled):
+        judged_before.update(images=1, captions=len(entry.captions), voices=int(entry.voice is not None))
+    found = Counter(plan.found)
+    found.subtract(judged_before)
     keys = {entry.path: entry.key for entries in splits.values() for entry in entries}
     judged = {
         name: replace(item, key=keys.get(name, item.key)) for name, item in now.items.items() if name not in settled
@@ -98,10 +106,11 @@ def extension(manifest: Manifest, before: Inventory, plan: Plan, now: Inventory,
     names = {_written(name) for name in judged}
     return Extension(
         manifest=manifest,
-        plan=Plan(splits, plan.found, refusals),
+        plan=Plan(splits, found, refusals),
         kept=[row for row in rows if row["image"] not in names],
         gone=[row for row in rows if row["image"] in names],
         stored=stored,
+        changed=stored.intersection(before.changes(now).changed),
         inventory=Inventory(before.items | judged),
     )
 

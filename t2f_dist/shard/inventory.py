@@ -6,19 +6,22 @@ import functools
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from t2f_dist.shard.corpus import Entry, Plan
 from t2f_dist.shard.manifest import digest
-from t2f_dist.shard.sources import File, Ref
-from t2f_dist.shard.sources.hdf5 import Bytes
+from t2f_dist.shard.sources import Block, File, Ref, hdf5
 from t2f_dist.shard.sources.webdataset import Slice
 from t2f_dist.storage import url
 from t2f_dist.storage.folder import Folder
 
 NAME = "corpus.jsonl"
+_THREADS = 16  # that read embeddings, for files that are far away
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,8 @@ class Item:
     """One image, or a name that a caption or a voice gives and that is no image.
 
     Attributes:
-        facts: 16 hexadecimal digits over its size, captions, identity, voice, side of the split, and what of it is
-            refused; no time and no place.
+        facts: 16 hexadecimal digits over its size, captions, their embeddings if the corpus brings them, identity,
+            voice, side of the split, and what of it is refused; no time and no place.
         key: of the sample; None of what is no image, or refused before it is opened.
         size: in bytes; -1 where it is known only after reading.
         stamp: of the file that holds it: changes with the content, for as long as the file stands there.
@@ -68,19 +71,22 @@ class Inventory:
     def of(cls, plan: Plan) -> Inventory:
         """Of a plan, with the size and stamp of every file that becomes part of a sample.
 
+        Embeddings of the corpus are read for it: made by another model, they have the size of those before.
+
         Raises:
             OSError: one cannot be asked for them, though it was there a moment ago.
         """
+        read = _Read.of(entry for entries in plan.splits.values() for entry in entries)
         facts: dict[str, list[Any]] = defaultdict(list)
         measured: dict[str, tuple[Entry, int, str]] = {}
         for split, entries in plan.splits.items():
             for entry in entries:
-                size, stamp = _measure(entry.image)
+                size, stamp = _measure(entry.image, read)
                 heard = None
                 if entry.voice:
                     voice = entry.voice.content
                     heard, stamp = [entry.voice.source, voice.size], f"{stamp} {voice.stamp}"
-                rows = [row for _, row in entry.embeddings.rows] if entry.embeddings else None
+                rows = [[row, read.marks[block]] for block, row in entry.embeddings.rows] if entry.embeddings else None
                 facts[entry.path].append([split, size, entry.identity, entry.captions, heard, rows])
                 measured[entry.path] = entry, size, stamp
         for refusal in plan.refusals:
@@ -141,13 +147,60 @@ def _seen(item: Item, stamps: bool) -> tuple[str, ...]:
     return (item.facts, item.stamp) if stamps else (item.facts,)
 
 
-def _measure(ref: Ref) -> tuple[int, str]:
+@dataclass(frozen=True)
+class _Read:
+    """What is known only after reading: the lengths of images in HDF5 files, and a hash of each block of embeddings."""
+
+    lengths: dict[hdf5.Bytes, int]
+    marks: dict[Block, str]
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry]) -> _Read:
+        found = cls({}, {})
+        inside: defaultdict[str, dict[hdf5.Bytes | hdf5.Hdf5Block, None]] = defaultdict(dict)  # files open once
+        blocks: dict[Block, None] = {}
+        for entry in entries:
+            if isinstance(entry.image, hdf5.Bytes):
+                inside[entry.image.path][entry.image] = None
+            for block, _ in entry.embeddings.rows if entry.embeddings else ():
+                if isinstance(block, hdf5.Hdf5Block):
+                    inside[block.path][block] = None
+                else:
+                    blocks[block] = None
+        for path, refs in inside.items():
+            with hdf5.opened(path) as file:
+                for ref in refs:
+                    if isinstance(ref, hdf5.Bytes):
+                        found.lengths[ref] = hdf5.walked(file, ref.dataset).nbytes
+                    else:
+                        found.marks[ref] = _mark(functools.partial(_values, file, ref.dataset))
+        with ThreadPoolExecutor(_THREADS) as pool:
+            found.marks.update(zip(blocks, pool.map(lambda block: _mark(block.read), blocks)))
+        return found
+
+
+def _values(file: Any, dataset: str) -> np.ndarray:
+    try:
+        return np.asarray(hdf5.walked(file, dataset)[()], dtype=np.float32)
+    except (OSError, RuntimeError, KeyError, TypeError) as error:  # which of them depends on where the damage is
+        raise ValueError(f"{dataset}: {error}") from None
+
+
+def _mark(read: Callable[[], np.ndarray]) -> str:
+    try:
+        values = read()
+    except ValueError:
+        return ""  # refused with its reason when its shard is written
+    return digest(str(values.shape).encode() + np.ascontiguousarray(values).tobytes())[:16]
+
+
+def _measure(ref: Ref, read: _Read) -> tuple[int, str]:
     if isinstance(ref, File):
         return ref.size, ref.stamp
     if isinstance(ref, Slice):
         return ref.length, ref.stamp or _stamp(ref.path)
-    assert isinstance(ref, Bytes)
-    return -1, _stamp(ref.path)
+    assert isinstance(ref, hdf5.Bytes)
+    return read.lengths[ref], _stamp(ref.path)
 
 
 @functools.lru_cache(maxsize=100_000)

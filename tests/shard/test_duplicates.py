@@ -83,3 +83,27 @@ def test_what_is_stored_is_kept_when_more_come(doubled: Corpus, tmp_path: Path):
     assert reasons["z/last.png"] == "the same bytes as p00/p00_0.jpg"
     assert "new.png" in stored(out)
     assert manifest.totals["images"].found == 19
+
+
+def test_what_is_kept_is_what_can_be_stored(doubled: Corpus, tmp_path: Path):
+    """The first by name has a broken voice, and each image needs one."""
+    voices = dict(doubled.voices)
+    (doubled.root / voices["p00/p00_0.jpg"]).write_text("no voice")
+    out = tmp_path / "out"
+    manifest = build(doubled.recipe(out, duplicates="drop", require="speech"), workers=1, progress=False)
+    reasons = {row["image"]: row["reason"] for row in rejected(out) if row["kind"] == "images"}
+    assert "p01/p01_0.jpg" in stored(out)
+    assert reasons["p00/p00_0.jpg"] == reasons["p02/p02_0.jpg"] == "the same bytes as p01/p01_0.jpg"
+    assert manifest.totals["images"].found == 16
+
+
+def test_a_stored_image_that_has_changed_is_not_what_is_stored(doubled: Corpus, tmp_path: Path):
+    out = tmp_path / "out"
+    recipe = doubled.recipe(out, duplicates="drop")
+    build(recipe, workers=1, progress=False)
+    draw(doubled.faces / "p05/p05_1.png", 600, size=(50, 50))
+    shutil.copy(doubled.faces / "p05/p05_1.png", doubled.faces / "new.png")
+    doubled.rows.append({"image": "new.png", "captions": ["what is nowhere stored"]})
+    doubled.write()
+    make(recipe, Manner(extend=True, progress=False))
+    assert "new.png" in stored(out)

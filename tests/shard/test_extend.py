@@ -126,6 +126,29 @@ def test_totals_count_nothing_twice(corpus: Corpus, tmp_path: Path):
     assert verify(out, decode=True, progress=False) == []
 
 
+def test_what_is_new_and_refused_is_recorded(tmp_path: Path):
+    """Else a build would ask for --extend, and --extend find nothing to add."""
+    corpus = Corpus(tmp_path / "corpus", people=6)
+    out = tmp_path / "out"
+    before = build(corpus.recipe(out), workers=1, progress=False)
+    old = files(out)
+    draw(corpus.faces / "unnamed.png", 5)
+    corpus.rows.append({"image": "nobody.png", "captions": ["who"]})
+    corpus.write()
+    with pytest.raises(FileExistsError, match="2 added .*--extend adds"):
+        build(corpus.recipe(out), workers=1, progress=False)
+    report = make(corpus.recipe(out), EXTEND)
+    assert report.note == "nothing to store: all that is new is refused, see rejected-1.jsonl"
+    assert report.manifest is not None
+    assert report.manifest.splits == before.splits
+    assert report.manifest.totals["images"].unmatched == before.totals["images"].unmatched + 1
+    assert "nobody.png" in (out / "rejected-1.jsonl").read_text()
+    assert {name: files(out)[name] for name in old if name.startswith("train")}.items() <= old.items()
+    assert "nothing to do" in make(corpus.recipe(out), Manner(progress=False)).note
+    assert "nothing to add" in make(corpus.recipe(out), EXTEND).note
+    assert verify(out, decode=True, progress=False) == []
+
+
 def test_min_count_counts_the_old_captions_too(tmp_path: Path):
     corpus = Corpus(tmp_path / "corpus", people=8)
     for number, row in enumerate(corpus.rows):

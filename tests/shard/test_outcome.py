@@ -6,7 +6,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t2f_dist.shard.ledger import Ledger
+from t2f_dist.shard.inventory import Inventory
+from t2f_dist.shard.ledger import Ledger, fingerprint
 from t2f_dist.shard.manifest import Shard
 from t2f_dist.shard.outcome import Outcome
 from t2f_dist.shard.sources import Refusal
@@ -66,6 +67,9 @@ def test_a_shard_of_another_build_is_made_again(tmp_path: Path):
     ledger = Ledger(str(tmp_path))
     for name, size in SIZES.items():
         (tmp_path / name).write_bytes(bytes(size))
-    ledger.record("train-000001", "build", Outcome(SHARD))
-    assert ledger.done(["train-000001", "train-000002"], "build") == {"train-000001"}
+    content: dict[str, str] = {"recipe": "any"}
+    build = fingerprint(content)
+    ledger.begin(content | {"fingerprint": build}, Inventory({}))
+    ledger.record("train-000001", build, Outcome(SHARD))
+    assert ledger.done(["train-000001", "train-000002"], build) == {"train-000001"}
     assert ledger.done(["train-000001"], "another") == set()

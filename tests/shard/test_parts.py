@@ -7,10 +7,14 @@ import pytest
 from click.testing import CliRunner
 
 from t2f_dist import cli
-from t2f_dist.shard.build import build, make
+from t2f_dist.config.recipe import ShardRecipe
+from t2f_dist.shard.build import _Build, build, make
+from t2f_dist.shard.corpus import plan
+from t2f_dist.shard.ledger import Ledger
 from t2f_dist.shard.manner import Manner
 from tests.shard.raw import Corpus
 from tests.shard.test_build import files
+from tests.shard.test_extend import grow
 from tests.shard.test_restart import command, finished
 
 
@@ -58,10 +62,32 @@ def test_parts_remove_nothing(tmp_path: Path):
     finished(corpus, tmp_path / "out")
     (tmp_path / "out/manifest.json").unlink()
     before = files(tmp_path / "out")
-    with pytest.raises(FileExistsError, match="a part removes nothing"):
+    with pytest.raises(FileExistsError, match="of a build that is not known.*remove the folder"):
         make(corpus.recipe(tmp_path / "out"), Manner(part=(0, 2), progress=False))
     assert files(tmp_path / "out") == before
-    build(corpus.recipe(tmp_path / "out"), workers=1, progress=False)
+
+
+@pytest.mark.parametrize("extend", [False, True])
+def test_parts_that_start_at_once(tmp_path: Path, extend: bool):
+    """Each has seen what is there before any begins; one comes when the others have ended."""
+    corpus = Corpus(tmp_path / "corpus", people=6)
+    recipes = [corpus.recipe(tmp_path / name, samples_per_shard=2) for name in ("out", "whole")]
+    if extend:
+        for recipe in recipes:
+            build(recipe, workers=1, progress=False)
+        grow(corpus, people=4)
+    parts = [begun(recipes[0], Manner(part=(number, 40), extend=extend, progress=False)) for number in (*range(40), 2)]
+    reports = [part.run() for part in parts]
+    assert not reports[0].manifest
+    assert reports[-1].manifest
+    assert reports[-1].note.startswith("nothing to add" if extend else "nothing to do: another part")
+    make(recipes[1], Manner(extend=extend, progress=False))
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+
+
+def begun(recipe: ShardRecipe, manner: Manner) -> _Build:
+    ledger = Ledger(recipe.out)
+    return _Build(recipe, manner, ledger, ledger.names(), plan(recipe, train=not manner.extend))
 
 
 @pytest.mark.parametrize(
