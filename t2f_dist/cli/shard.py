@@ -84,7 +84,12 @@ def demo(out: Path, num: int, resolution: int, seed: int, workers: int | None, v
 @click.option("--seed", type=int, help="Of the order of samples.  [default: 0]")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any field of the recipe; repeatable.")
 @click.option("--workers", default=None, type=click.IntRange(1), help="Processes.  [default: one a CPU core]")
-@click.option("--overwrite", is_flag=True, help="Replace the shards in --out.")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace the shards in --out. The old ones are removed before the new are made, once an image of train has "
+    "been found to be usable.",
+)
 @click.option("--extend", is_flag=True, help="Add what is new in the corpus to the finished shards in --out.")
 @click.option(
     "--engine",

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from t2f_dist.config.load import Section
 
@@ -86,8 +86,27 @@ class SplitRecipe(Section):
         return self
 
 
+def _public(place: str) -> str:
+    """A place that may stand in a manifest for all to read."""
+    scheme, found, rest = place.lstrip().partition("://")
+    if not found or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
+        return place
+    host = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    web = scheme.lower() in ("http", "https")
+    if "@" in host or (web and re.search(r"[?#]", rest)):
+        kept = re.split(r"[?#]", rest.removeprefix(host), maxsplit=1)[0] if web else rest.removeprefix(host)
+        raise ValueError(
+            f"{scheme}://{host.rpartition('@')[2]}{kept}: a user, password or query in a URL would be kept in the"
+            " manifest; leave it out, and give credentials by ~/.netrc or the environment, or fetch the file first"
+        )
+    return place
+
+
+Place = Annotated[str, AfterValidator(_public)]  # a path or URL that is read or written
+
+
 class CubRecipe(Section):
-    embeddings: str | None = None  # folder or .h5 file of the captions' embeddings; None: none are stored
+    embeddings: Place | None = None  # folder or .h5 file of the captions' embeddings; None: none are stored
 
 
 class Hdf5Recipe(Section):
@@ -95,8 +114,8 @@ class Hdf5Recipe(Section):
 
 
 class CelebaRecipe(Section):
-    identities: str | None = None  # identity_CelebA.txt: rows of image and number of the person
-    mapping: str | None = None  # CelebA-HQ-to-CelebA-mapping.txt, where the images have the numbers of CelebA-HQ
+    identities: Place | None = None  # identity_CelebA.txt: rows of image and number of the person
+    mapping: Place | None = None  # CelebA-HQ-to-CelebA-mapping.txt, where the images have the numbers of CelebA-HQ
 
 
 class WebdatasetRecipe(Section):
@@ -166,18 +185,18 @@ class ShardRecipe(Section):
     """Paths are relative to the working directory; paths inside a table are relative to the table."""
 
     layout: Layout = "folder"
-    faces: str  # folder of images, searched through; of the layout hdf5 the file, of webdataset a folder or glob
-    captions: str | None = None  # Face2Text .json, .csv, .tsv, .jsonl, or a folder of .txt; celeba: attributes .txt
-    speech: str | None = None  # .csv, .tsv, .jsonl, or a folder of same-named audio files
+    faces: Place  # folder of images, searched through; of the layout hdf5 the file, of webdataset a folder or glob
+    captions: Place | None = None  # Face2Text .json, .csv, .tsv, .jsonl, or a folder of .txt; celeba: attributes .txt
+    speech: Place | None = None  # .csv, .tsv, .jsonl, or a folder of same-named audio files
     embed: str | None = None  # folder of a sentence-transformers model; captions are embedded with it
-    out: str
+    out: Place
     # What may never stand on two sides of the split. "auto": the table's identity column, else the image's folder,
     # else its name. "column", "folder", "stem": that one only. Anything else: a regular expression searched in the
     # image's path, whose first group (or whole match) is the identity.
     identity: str = "auto"
     require: Literal["any", "captions", "speech", "both"] = "any"  # what an image must have, of what was given
     duplicates: Literal["count", "drop", "ignore"] = "count"  # images with the very bytes of another; drop keeps one
-    samples_per_shard: int = Field(default=1000, ge=1)  # at most
+    samples_per_shard: int = Field(default=1000, ge=1, le=1 << 20)  # at most
     seed: int = Field(default=0, ge=0)  # of the order
     image: ImageRecipe = ImageRecipe()
     text: TextRecipe = TextRecipe()
