@@ -136,3 +136,8 @@ def test_demo_ends_with_what_is_there_and_a_command_that_shards_it(voices: str, 
 def test_traceback_on_request():
     result = run("--traceback", "verify", "nowhere")
     assert isinstance(result.exception, FileNotFoundError)
+
+
+def test_an_error_brings_nothing_that_a_terminal_would_act_on():
+    result = invoke("inspect", "no\x1b[31mwhere")
+    assert result.exit_code == 1 and "\x1b" not in result.output
