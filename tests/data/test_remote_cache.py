@@ -16,7 +16,7 @@ from t2f_dist.data.indexed import IndexedSamples
 from t2f_dist.data.loader import batches, open_samples
 from t2f_dist.data.order import Place
 from t2f_dist.data.shards import Shards
-from t2f_dist.shard.format import DamagedSample
+from t2f_dist.shard.format import DamagedSample, identity_number
 from t2f_dist.shard.manifest import Manifest
 from t2f_dist.storage.cache import Cache
 from tests.data import mixed
@@ -190,14 +190,21 @@ def test_a_disk_that_changes_what_is_written_does_not_keep_a_run_at_it(
     assert max(fetched(web).values()) == 4
 
 
-def test_names_of_identities_take_a_cache_of_one_shard(mixed_shards: Path, web: Web, tmp_path: Path):
-    place = web.put_folder(mixed_shards)
-    listed = Manifest.load(mixed_shards).shards("train")
+class Alone(mixed.Face):
+    """Each is another's face, so that every shard has names to give."""
+
+    @property
+    def person(self) -> int:
+        return self.number
+
+
+def test_names_of_identities_take_a_cache_of_one_shard(web: Web, tmp_path: Path):
+    folder = mixed.write(tmp_path / "shards", Alone)
+    listed = Manifest.load(folder).shards("train")
     most = max(shard.bytes + shard.index_bytes + shard.small_bytes for shard in listed)
-    small = Shards(place, "train", lambda: Cache(tmp_path, most, wait_seconds=0))
-    assert small.names(small.identities()) == sorted(
-        (f"person {number}" for number in range(mixed.PEOPLE)), key=mixed.shard_format.identity_number
-    )
+    small = Shards(web.put_folder(folder), "train", lambda: Cache(tmp_path / "cache", most, wait_seconds=0))
+    expected = [f"person {number}" for number in range(mixed.NUM_SHARDS * mixed.SHARD)]
+    assert small.names(small.identities()) == sorted(expected, key=identity_number)
 
 
 def test_an_identity_is_named_by_its_next_sample_where_the_first_is_damaged(mixed_shards: Path, tmp_path: Path):
