@@ -7,6 +7,7 @@ one line, with the command that repeats it. Each is read in a process of bounded
 from __future__ import annotations
 
 import argparse
+import importlib
 import multiprocessing
 import random
 import resource
@@ -48,7 +49,10 @@ def one(victims: Victims, name: str, seed: int) -> str:
 
 def serve(connection: Connection, seeds: range, only: str | None) -> None:
     """In a process of its own: each seed is announced before it is tried, so that a crash is told too."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    # Torch, which reading as training does loads, takes gigabytes of addresses that are no memory: before the bound.
+    importlib.import_module("t2f_dist.data.indexed")
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + MEMORY_BYTES,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGALRM, _hang)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
