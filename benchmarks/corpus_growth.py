@@ -49,7 +49,7 @@ def grow(real: Path, folder: Path, shards: list[Shard], count: int) -> int:
 
 def row(count: int, per_shard: int, manifest_bytes: int, measured: Sequence[dict[str, float]]) -> list[str]:
     def cell(name: str, scale: float = 1.0) -> str:
-        return section.figure(statistics.median(each[name] for each in measured) * scale)
+        return section.figure(statistics.median(each[name] for each in measured if name in each) * scale)
 
     times = [section.spread([each[name] for each in measured]) for name in ("open", "order")]
     return [
@@ -87,7 +87,7 @@ def report(rows: list[list[str]], rounds: int) -> list[str]:
     return [
         f"{section.machine()}; {section.medians(rounds, 'process')} of each size; batches of 64 at 32 px with all that"
         " training draws. Memory is anonymous (RssAnon), what imports take left out: with all open; after batches"
-        " anywhere; and, in a run of its own, of a rank with two loader processes while these read batches anywhere,"
+        " anywhere; and, in a single run of its own, of a rank with two loader processes that read batches anywhere,"
         " summed, so that what they share counts three times.",
         "",
         *section.table(header, rows, texts=0),
@@ -113,7 +113,8 @@ def measure(per_shard: int, counts: Sequence[int], rounds: int) -> list[list[str
             for _ in range(rounds):
                 arguments = ["t2f-dist", "t2f_dist_growth.py", str(folder), str(RESOLUTION)]
                 found = environment.run(*arguments, "alone", cores=cores[-1:])
-                found |= environment.run(*arguments, "workers", cores=cores)
+                if not measured:
+                    found |= environment.run(*arguments, "workers", cores=cores)
                 measured.append(found)
                 click.echo(f"{count:,}: {json.dumps({name: round(value, 4) for name, value in found.items()})}")
             rows.append(row(count, per_shard, size, measured))

@@ -25,7 +25,7 @@ from benchmarks.peers import environment
 
 NAME = "loading"
 RESOLUTIONS = (4, 16, 32, 64, 128, 256)
-CORPORA = {256: (2048, 256), 1024: (512, 64)}  # pixels -> samples, and how many a shard
+CORPORA = {256: (2048, 256), 1024: (320, 40)}  # pixels -> samples, and how many a shard
 WINDOW = 4  # shards
 SMALL = 32  # stages up to here are read from the small file
 
@@ -159,7 +159,7 @@ def _corpora() -> str:
 
 @click.command()
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="Turns of each at each stage.")
-@click.option("--seconds", default=1.0, show_default=True, help="Of each measurement, at least; whole epochs.")
+@click.option("--seconds", default=0.8, show_default=True, help="Of each measurement, at least; whole epochs.")
 @click.option("--quick", is_flag=True, help="One round of an epoch or more; README.md stays as it is.")
 def main(rounds: int, seconds: float, quick: bool) -> None:
     """Measure, print the tables, and write them into benchmarks/README.md."""

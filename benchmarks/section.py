@@ -48,11 +48,8 @@ def spread(values: Sequence[float]) -> str:
 
 def medians(count: int, noun: str = "round") -> str:
     """What `spread` gives of so many."""
-    return (
-        f"one {noun}"
-        if count == 1
-        else f"median of {count} {noun}{'es' if noun.endswith('s') else 's'} (lowest-highest)"
-    )
+    several = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"one {noun}" if count == 1 else f"median of {count} {several} (lowest-highest)"
 
 
 def figure(value: float) -> str:
