@@ -139,5 +139,5 @@ def test_traceback_on_request():
 
 
 def test_an_error_brings_nothing_that_a_terminal_would_act_on():
-    result = invoke("inspect", "no\x1b[31mwhere")
+    result = run("inspect", "no\x1b[31mwhere")
     assert result.exit_code == 1 and "\x1b" not in result.output
