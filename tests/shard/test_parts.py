@@ -76,7 +76,7 @@ def test_parts_that_start_at_once(tmp_path: Path, extend: bool):
         for recipe in recipes:
             build(recipe, workers=1, progress=False)
         grow(corpus, people=4)
-    parts = [begun(recipes[0], Manner(part=(number, 40), extend=extend, progress=False)) for number in (*range(40), 2)]
+    parts = [begun(recipes[0], Manner(part=(number, 12), extend=extend, progress=False)) for number in (*range(12), 2)]
     reports = [part.run() for part in parts]
     assert not reports[0].manifest
     assert reports[-1].manifest
