@@ -44,7 +44,7 @@ def test_a_bucket(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert report.kept
     assert report.written
     assert held(out) == finished(corpus, tmp_path / "whole", **fields)
-    assert not list((tmp_path / "stage").iterdir())
+    assert not [path for path in (tmp_path / "stage").rglob("*") if path.is_file()]
     assert "nothing to do" in make(recipe, Manner(progress=False)).note
     grow(corpus, people=3)
     with pytest.raises(
