@@ -123,10 +123,11 @@ class Ledger:
                 names are removed, since they may be ours now; it finds that they are missing before it ends.
         """
         plan = self.plan()
-        if plan is not None and plan["fingerprint"] == build:
+        finished = plan is None and self.out.size(MANIFEST) is not None
+        if not finished and (plan is None or plan["fingerprint"] == build):
             self.folder.write(f"{name}.json", outcome.record(build))
             return
-        if plan is None and self._holds(outcome):
+        if finished and self._holds(outcome):
             return
         if plan is not None and outcome.shard:
             for file in (outcome.shard.name, outcome.shard.index, outcome.shard.small):
@@ -137,9 +138,7 @@ class Ledger:
         )
 
     def _holds(self, outcome: Outcome) -> bool:
-        """Whether finished shards are there, this one among them."""
-        if self.out.size(MANIFEST) is None:
-            return False
+        """Whether this shard is among the finished ones."""
         manifest = Manifest.load(self.out.place)
         return outcome.shard is None or any(outcome.shard in manifest.shards(split) for split in SPLITS)
 
