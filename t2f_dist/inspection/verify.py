@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -22,6 +19,7 @@ from t2f_dist.inspection.table import printable
 from t2f_dist.shard import format as shard_format
 from t2f_dist.shard.manifest import MANIFEST, SPLITS, Manifest, Shard
 from t2f_dist.storage import url
+from t2f_dist.storage.worker import belong_to_parent
 
 STRAY = (".tar", ".npy", ".small", ".tmp")
 DAMAGE_MAX = 1000  # that is told of one shard
@@ -124,16 +122,7 @@ _shelf: Shelf | None = None  # of a worker process
 
 def _start_worker(place: str | Path) -> None:
     global _shelf
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, and stops the pool
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def leave_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    # A pool's workers wait for tasks for ever if the parent is killed.
-    threading.Thread(target=leave_with_parent, daemon=True).start()
+    belong_to_parent()
     _shelf = Shelf(place)
 
 

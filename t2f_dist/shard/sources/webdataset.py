@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +25,8 @@ from t2f_dist.shard.tar import DamagedTar
 from t2f_dist.shard.triplet import Fields, Piece, Repeated, Row, Said, Triplet
 from t2f_dist.storage import url
 from t2f_dist.storage.folder import Folder
+from t2f_dist.storage.patience import Denied, Unreachable
+from t2f_dist.storage.stage import room
 
 STATS_BYTES_MAX = 1 << 20
 _MAGIC = re.compile(r"[*?\[]")
@@ -51,13 +52,16 @@ class Slice:
         return url.is_url(self.path)
 
     def read(self) -> bytes:
-        if url.is_url(self.path):
-            folder, name = url.split(self.path)
-            content = Folder(folder).read(name, self.offset, self.length)
-        else:
-            with open(self.path, "rb") as stream:
-                stream.seek(self.offset)
-                content = stream.read(self.length)
+        try:
+            if url.is_url(self.path):
+                folder, name = url.split(self.path)
+                content = Folder(folder).read(name, self.offset, self.length)
+            else:
+                with open(self.path, "rb") as stream:
+                    stream.seek(self.offset)
+                    content = stream.read(self.length)
+        except FileNotFoundError:
+            raise Unreachable(f"{url.shown(self.path)}: a file when the corpus was listed, and now none") from None
         if len(content) != self.length:
             raise ValueError(f"{len(content)} bytes in the tar where its header says {self.length}")
         return content
@@ -115,8 +119,8 @@ class Tar:
         if optional and _absent(folder, name):
             yield None
             return
-        with tempfile.TemporaryDirectory(prefix="t2f-dist-") as stage:
-            path = Path(stage, name.rpartition("/")[2])
+        with room() as stage:
+            path = stage / name.rpartition("/")[2]
             folder.fetch(name, path)
             yield path
 
@@ -124,8 +128,12 @@ class Tar:
 def _absent(folder: Folder, name: str) -> bool:
     try:
         return folder.size(name) is None
-    except OSError:  # a server may deny what it would not list, or not say how long it is
+    except Denied:  # as a server may, of what it would not list
         return True
+    except Unreachable:
+        raise
+    except OSError:  # it is there, and the server does not say how long it is
+        return False
 
 
 def tars(pattern: str) -> list[Tar]:
