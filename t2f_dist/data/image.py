@@ -37,8 +37,10 @@ def decode(content: bytes, resolution: int, stored: int | None = None) -> np.nda
                     + (f" pixels, not {stored}" if stored else f" has no whole reduction to {resolution}")
                 )
             check_passes(content, image)
-            image.draft("RGB", (resolution, resolution))
-            image = image.convert("RGB")
+            if factor > 1:
+                image.draft("RGB", (resolution, resolution))
+            image.load()
+            image = image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
     except (DamagedSample, MemoryError):
         raise
     except Rejected as error:
