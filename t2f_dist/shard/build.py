@@ -17,7 +17,6 @@ from t2f_dist.shard.assembly import Assembly, corpus_file, sweep
 from t2f_dist.shard.corpus import Plan, plan
 from t2f_dist.shard.duplicates import among, without
 from t2f_dist.shard.embed import Embedder
-from t2f_dist.shard.engine import Failed
 from t2f_dist.shard.extension import Extension, check_shape, extension
 from t2f_dist.shard.inventory import Inventory
 from t2f_dist.shard.ledger import FOLDER, Ledger, fingerprint
@@ -26,6 +25,7 @@ from t2f_dist.shard.manner import Manner
 from t2f_dist.shard.safeguards import check_apart, check_known, check_model, check_storable
 from t2f_dist.shard.task import Job, Task, tasks
 from t2f_dist.shard.versions import made_with
+from t2f_dist.shard.work import Failed
 from t2f_dist.text.sentence import SentenceEncoder
 
 _FAILED_SHOWN = 5

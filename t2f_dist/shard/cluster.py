@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from t2f_dist.shard.engine import Done, Failed, Fault, Maker, SentJob, Task, fault
+from t2f_dist.shard.work import Done, Failed, Fault, Maker, SentJob, Task, fault
 
 _AHEAD = 4  # tasks a core that are handed to Ray at once: it would hold all of them in its store
 

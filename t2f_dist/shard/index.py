@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from t2f_dist.config.index import WORDS_MAX, IndexRecipe
 from t2f_dist.shard import engine
-from t2f_dist.shard.engine import Failed
 from t2f_dist.shard.foreign import FOLDER, UNNAMED, ForeignJob, ForeignTar, Record, shard_place
 from t2f_dist.shard.manifest import (
     MANIFEST,
@@ -37,6 +36,7 @@ from t2f_dist.shard.manifest import (
 from t2f_dist.shard.sources import ORPHANED
 from t2f_dist.shard.sources.webdataset import tars
 from t2f_dist.shard.tally import Tally
+from t2f_dist.shard.work import Failed
 from t2f_dist.shard.writer import Written
 from t2f_dist.storage import url
 from t2f_dist.storage.folder import write_file

@@ -12,7 +12,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext, SpawnProcess
 
-from t2f_dist.shard.engine import Done, Failed, Fault, Job, Task, fault
+from t2f_dist.shard.work import Done, Failed, Fault, Job, Task, fault
 from t2f_dist.storage.worker import belong_to_parent
 
 _SECONDS = 0.5  # between two counts of images that a worker sends

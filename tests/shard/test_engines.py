@@ -17,10 +17,10 @@ from t2f_dist.shard import engine
 from t2f_dist.shard.build import ShardsFailed, make
 from t2f_dist.shard.corpus import plan
 from t2f_dist.shard.embed import Embedder
-from t2f_dist.shard.engine import Failed, Fault, fault
 from t2f_dist.shard.manifest import SPLITS
 from t2f_dist.shard.manner import Manner
 from t2f_dist.shard.task import Job, tasks
+from t2f_dist.shard.work import Failed, Fault, fault
 from t2f_dist.storage.patience import Unreachable
 from tests.shard.raw import Corpus, draw
 from tests.shard.test_build import files
