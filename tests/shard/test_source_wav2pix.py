@@ -85,8 +85,8 @@ def mean_colour(directory: Path) -> np.ndarray:
     manifest = Manifest.load(directory)
     means = []
     for shard in manifest.shards("train"):
-        descriptor = shard_format.open_shard(directory, shard)
-        for record in shard_format.open_index(directory, shard):
+        descriptor = shard_format.open_shard(directory / shard.name, shard)
+        for record in shard_format.open_index(directory / shard.index, shard):
             face = np.asarray(Image.open(io.BytesIO(shard_format.member(descriptor, record, "image"))))
             means.append(face[16:48, 16:48].mean(axis=(0, 1)))
         os.close(descriptor)
