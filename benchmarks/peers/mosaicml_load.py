@@ -7,10 +7,10 @@ mosaicml_load.py resume FOLDER RESOLUTION STATE             a new process, which
 """
 
 import json
-import sys
 from pathlib import Path
 
 import ready
+import stateful
 import streaming  # pyright: ignore[reportMissingImports]
 from streaming.base.util import clean_stale_shared_memory  # pyright: ignore[reportMissingImports]
 
@@ -49,44 +49,5 @@ def opened(folder: str, resolution: int, workers: int = 0, draft: bool = False):
     )
 
 
-def answer(request: dict) -> dict:
-    resolution, workers = request["resolution"], request["workers"]
-    loader = opened(request["folder"], resolution, workers, draft=sys.argv[1] == "draft")
-    return ready.rate(lambda: loader, request["seconds"], resolution, started=workers > 0)
-
-
-def state(folder: str, resolution: int, position: int, path: str) -> dict:
-    loader = opened(folder, 0)
-    stream = iter(loader)
-    for _ in range(position // ready.BATCH):
-        next(stream)
-    Path(path).write_text(json.dumps(loader.state_dict()))
-    return {"digest": ready.digest_undecoded(next(stream), resolution)}
-
-
-def resume(folder: str, resolution: int, path: str) -> dict:
-    known = json.loads(Path(path).read_text())
-    ready.forget(Path(folder))
-
-    def epoch():
-        loader = opened(folder, resolution)
-        loader.load_state_dict(known)
-        return loader
-
-    return ready.first_batch(epoch, resolution)
-
-
-def main() -> None:
-    command, *arguments = sys.argv[1:]
-    if command == "write":
-        write(*arguments)
-    elif command == "state":
-        print(json.dumps(state(arguments[0], int(arguments[1]), int(arguments[2]), arguments[3])))
-    elif command == "resume":
-        print(json.dumps(resume(arguments[0], int(arguments[1]), arguments[2])))
-    else:
-        ready.serve(answer)
-
-
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__":  # also imported by loader processes
+    stateful.command(write, opened)

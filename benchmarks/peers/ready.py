@@ -142,3 +142,23 @@ def forget(folder: Path) -> None:
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def command(
+    write: Callable[..., None],
+    state: Callable[[str, int, int, str], dict[str, Any]],
+    resume: Callable[[str, int, str], dict[str, Any]],
+    answer: Callable[[dict[str, Any]], dict[str, Any]],
+) -> None:
+    """What a peer's script is asked for on its command line: `write ...`, `state`, `resume`, else to serve answers."""
+    name, *arguments = sys.argv[1:]
+    if name == "write":
+        write(*arguments)
+    elif name == "state":
+        folder, resolution, position, path = arguments
+        print(json.dumps(state(folder, int(resolution), int(position), path)))
+    elif name == "resume":
+        folder, resolution, path = arguments
+        print(json.dumps(resume(folder, int(resolution), path)))
+    else:
+        serve(answer)

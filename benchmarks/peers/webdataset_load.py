@@ -65,12 +65,4 @@ def resume(folder: str, resolution: int, path: str) -> dict:
     return ready.first_batch(lambda: pipeline(folder, resolution, position), resolution)
 
 
-command, *arguments = sys.argv[1:]
-if command == "write":
-    write(*arguments)
-elif command == "state":
-    print(json.dumps(state(arguments[0], int(arguments[1]), int(arguments[2]), arguments[3])))
-elif command == "resume":
-    print(json.dumps(resume(arguments[0], int(arguments[1]), arguments[2])))
-else:
-    ready.serve(answer)
+ready.command(write, state, resume, answer)

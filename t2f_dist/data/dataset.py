@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -20,9 +21,9 @@ from t2f_dist.data.captions import Caption, Captions, similarity
 from t2f_dist.data.noise import NOTHING, Wishes, draw_noise
 from t2f_dist.data.order import Place
 from t2f_dist.data.positions import Stream, draw
+from t2f_dist.data.source import Ahead, Lane, Source
 from t2f_dist.data.speech import listen
 from t2f_dist.shard import format as shard_format
-from t2f_dist.shard.manifest import Manifest
 from t2f_dist.storage import url
 from t2f_dist.text.vocabulary import Vocabulary
 
@@ -81,47 +82,7 @@ class Example(NamedTuple):
     label: str  # for people: its caption, else whose voice or identity it is
 
 
-class Ahead(Protocol):
-    """Samples of which one is the next, and from which substitutes and mismatched ones are drawn."""
-
-    def __len__(self) -> int: ...
-    def place(self, index: int) -> Place: ...
-
-
-class Lane(Protocol):
-    """What stands at a turn: an order of shards, or a queue of what streams in."""
-
-    def window(self, position: int) -> tuple[Ahead, int]:
-        """The samples among which it is, and its index there."""
-        ...
-
-
-class Facts(Protocol):
-    """Of the samples of a shard, by row."""
-
-    @property
-    def identities(self) -> Sequence[int] | Mapping[int, int]: ...
-    @property
-    def voiced(self) -> Sequence[int] | Mapping[int, bool]: ...
-
-
-class Source(Protocol):
-    """Where samples are read from, by place: `t2f_dist.data.shards.Shards`, or what streams in."""
-
-    @property
-    def manifest(self) -> Manifest: ...
-    @property
-    def listed(self) -> Sequence[Any]: ...  # each with its name
-    def __getitem__(self, number: int) -> Facts: ...
-    def identity(self, place: Place) -> int: ...
-    def level(self, place: Place, resolution: int) -> np.ndarray | None: ...
-    def members(self, place: Place, names: Sequence[str]) -> dict[str, bytes]: ...
-    def picture(self, content: bytes, resolution: int) -> np.ndarray: ...
-    def captions(self, place: Place) -> bytes: ...
-    def key(self, place: Place) -> str: ...
-
-
-class Samples(Dataset[Item]):
+class Samples(Dataset[Item], ABC):
     """Access by `Request`, or (position, resolution).
 
     Args:
@@ -359,20 +320,20 @@ class Samples(Dataset[Item]):
     def _enter(self, lane: int, window: Ahead) -> None:
         """Told before each sample, among which it stands."""
 
+    @abstractmethod
     def _one_identity(self, position: int, window: Ahead) -> str:
         """The message where a position has no sample of another identity to be mismatched with."""
-        raise NotImplementedError
 
+    @abstractmethod
     def examples(self, num: int) -> list[Example]:
         """The first samples that have all that is wanted; no two of the same label.
 
         Fewer than `num`, where they are rare among the first few thousand.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """Close the files that this process has open."""
-        raise NotImplementedError
 
 
 class Classes(Mapping[int, int]):

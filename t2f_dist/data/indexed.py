@@ -10,9 +10,10 @@ from typing import cast
 import numpy as np
 
 from t2f_dist.config.condition import Lstm, Modality, Stored
-from t2f_dist.data.dataset import Ahead, Example, Samples, Wanted
+from t2f_dist.data.dataset import Example, Samples, Wanted
 from t2f_dist.data.order import Order, Place, Window, lanes
 from t2f_dist.data.shards import Shards, open_default
+from t2f_dist.data.source import Ahead
 from t2f_dist.shard.format import DamagedSample
 from t2f_dist.shard.levels import LEVELS
 from t2f_dist.shard.manifest import Manifest

@@ -23,10 +23,11 @@ from torch.utils.data import get_worker_info
 from t2f_dist.config.condition import Lstm
 from t2f_dist.config.recipe import ImageRecipe
 from t2f_dist.config.schema import Config
-from t2f_dist.data.dataset import MAX_SUBSTITUTES, Ahead, Example, Samples, Wanted
+from t2f_dist.data.dataset import MAX_SUBSTITUTES, Example, Samples, Wanted
 from t2f_dist.data.image import decode_foreign
 from t2f_dist.data.indexed import MAX_LOOKED_AT
 from t2f_dist.data.order import Place
+from t2f_dist.data.source import Ahead
 from t2f_dist.data.tars import SAMPLE_BYTES_MAX, Share, Streamed, endless, in_order
 from t2f_dist.shard.format import DamagedSample
 from t2f_dist.shard.manifest import REJECTED, VOCABULARY_BYTES_MAX, Manifest, RejectedFile, digest

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from t2f_dist.config.schema import Config
 from t2f_dist.data.loader import batches, open_samples
 from t2f_dist.training.growth import Growth
 from tests import s3
+from tests.children import children
 from tests.data.rank import digest
 from tests.data.test_loader import BATCH, joined, settings
 from tests.data.test_remote import fetched, needed_bytes, remote
@@ -22,7 +22,6 @@ from tests.web import served
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[2]
 STEPS = 16
 WAIT_SECONDS = 120.0
 Rank = subprocess.Popen[str]
@@ -30,23 +29,15 @@ Rank = subprocess.Popen[str]
 
 @contextmanager
 def node() -> Iterator[Callable[..., Rank]]:
-    """-> what starts a rank of two; whatever happens, none outlives the block."""
-    processes: list[Rank] = []
+    """-> what starts a rank of two."""
+    with children() as child:
 
-    def start(config: Config, rank: int, first_step: int = 0, num_steps: int = STEPS, pause: float = 0.0) -> Rank:
-        given = {"config": config.model_dump(mode="json"), "rank": rank, "world_size": 2, "pause": pause}
-        given |= {"first_step": first_step, "num_steps": num_steps}
-        command = [sys.executable, "-m", "tests.data.rank", json.dumps(given)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        processes.append(subprocess.Popen(command, cwd=ROOT, text=True, **pipes))
-        return processes[-1]
+        def start(config: Config, rank: int, first_step: int = 0, num_steps: int = STEPS, pause: float = 0.0) -> Rank:
+            given = {"config": config.model_dump(mode="json"), "rank": rank, "world_size": 2, "pause": pause}
+            given |= {"first_step": first_step, "num_steps": num_steps}
+            return child("tests.data.rank", json.dumps(given))
 
-    try:
         yield start
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
 
 
 def said(process: Rank) -> list[str]:

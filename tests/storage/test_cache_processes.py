@@ -3,7 +3,6 @@
 import json
 import random
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,30 +13,18 @@ import pytest
 
 from t2f_dist.storage.cache import Cache
 from t2f_dist.storage.space import Space
+from tests.children import children
 from tests.storage import jobs
 from tests.web import Web, served
 
-ROOT = Path(__file__).resolve().parents[2]
 WAIT_SECONDS = 60.0
 
 
 @contextmanager
 def node() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """-> what starts a process, of a job and its arguments; whatever happens, none outlives the block."""
-    processes: list[subprocess.Popen[str]] = []
-
-    def start(job: Callable[..., None], *arguments: object) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "tests.storage.jobs", job.__name__, json.dumps(arguments)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        processes.append(subprocess.Popen(command, cwd=ROOT, text=True, **pipes))
-        return processes[-1]
-
-    try:
-        yield start
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
+    """-> what starts a process, of a job and its arguments."""
+    with children() as child:
+        yield lambda job, *arguments: child("tests.storage.jobs", job.__name__, json.dumps(arguments))
 
 
 def begun(process: subprocess.Popen[str]) -> None:
