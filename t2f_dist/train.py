@@ -14,9 +14,7 @@ import click
 
 from t2f_dist.config.load import dump, read_yaml, resolve
 from t2f_dist.config.schema import Config
-
-EXIT_FAILED = 1
-EXIT_PREEMPTED = 3
+from t2f_dist.training.status import EXIT_FAILED, EXIT_PREEMPTED
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -116,7 +116,9 @@ class Train(Section):
     precision: Literal["fp64", "fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = False
     batch_per_gpu_max: PositiveInt | None = None  # a rank's larger share is accumulated in equal parts
-    timeout_seconds: PositiveInt = 600  # a collective that takes longer ends the run
+    timeout_seconds: PositiveInt = 300  # where nothing moves for so long, the run ends and says which rank hangs
+    fingerprint_every_images: PositiveInt = 50_000  # weights and moments are compared over the ranks
+    skipped_steps_max: PositiveInt = 8  # in a row, of a network whose loss or gradient is no finite number
 
 
 class Log(Section):
@@ -144,6 +146,13 @@ class Keep(Section):
     keep: Annotated[int, Field(ge=2)] = 2
 
 
+class Checkpoint(Keep):
+    """Of those written, the newest `keep` stay, and all that are younger than `keep_hours`."""
+
+    keep_hours: Annotated[float, Field(ge=0)] = 0.0
+    folder: str | None = None  # path or URL; null: `checkpoints` in the run's folder
+
+
 class Config(Section):
     """One training run."""
 
@@ -166,7 +175,7 @@ class Config(Section):
     log: Log = Log()
     wandb: Wandb = Wandb()
     snapshot: Keep = Keep(every_images=100_000)
-    checkpoint: Keep = Keep(every_images=50_000)
+    checkpoint: Checkpoint = Checkpoint(every_images=50_000)
 
     @field_validator("stages")
     @classmethod

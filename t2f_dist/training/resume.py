@@ -30,6 +30,8 @@ MAY_DIFFER = (
     "data.max_damaged_fraction",
     "warm_start",
     "train.timeout_seconds",
+    "train.fingerprint_every_images",
+    "train.skipped_steps_max",
     "train.batch_per_gpu_max",
 )
 

@@ -11,6 +11,11 @@ from typing import Any, Literal
 # running: also what a killed run leaves behind. preempted and a killed run go on when started again.
 Outcome = Literal["running", "finished", "preempted", "failed"]
 
+# Exit codes of a rank. Launchers turn each but 0 into 1.
+EXIT_FAILED = 1
+EXIT_PREEMPTED = 3  # a signal came, a checkpoint was saved
+EXIT_HUNG = 4  # nothing moved for train.timeout_seconds: a rank hangs, or the network is cut
+
 LINE = 200  # characters of a refusal, at most
 
 
