@@ -1,60 +1,131 @@
 """Real training launches: `accelerate launch`, in a process group of its own that is gone when the block is left."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
 import yaml
 
 from t2f_dist.config.schema import Config
+from t2f_dist.training import status
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+INJECTED = "tests.faults.injected"
+Fault = dict[str, Any]  # fields of tests.faults.injected.Fault
+
+
 @contextmanager
-def launch(config: Config, num_processes: int = 2, *options: str) -> Iterator[subprocess.Popen[str]]:
-    """Training on so many CPU ranks; its output is in RUN.log beside the run's folder."""
+def launch(
+    config: Config,
+    num_processes: int = 2,
+    *options: str,
+    module: str = "t2f_dist.train",
+    fault: Fault | list[Fault] | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> Iterator[subprocess.Popen[str]]:
+    """Training on so many CPU ranks; its output is in RUN.log beside the run's folder.
+
+    With a fault, the module is tests.faults.injected, and `struck` tells when it came. With that module, `steps_of`
+    tells the steps, also without a fault.
+    """
     run = Path(config.run)
     run.parent.mkdir(parents=True, exist_ok=True)
     path = run.with_suffix(".yaml")
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    module = INJECTED if fault else module
     line = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / "launch" / "cpu.yaml")]
-    line += ["--num_processes", str(num_processes), "-m", "t2f_dist.train", "--config", str(path), *options]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    line += ["--num_processes", str(num_processes), "-m", module, "--config", str(path), *options]
+    faults = [] if fault is None else fault if isinstance(fault, list) else [fault]
+    marked = [{"marker": f"{run.with_suffix('.fault')}{i or ''}", **each} for i, each in enumerate(faults)]
+    told = {"T2F_FAULT": json.dumps(marked), "T2F_TRACE": str(run.with_suffix(".trace"))}
+    environment = {**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | (
+        told if module == INJECTED else {}
+    )
     with open(run.with_suffix(".log"), "a") as log:
         process = subprocess.Popen(
             line, env=environment, stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True
         )
-    children: list[int] = []
     try:
         yield process
     finally:
-        children = ranks_of(process)
-        for victim in (process.pid, *children):
-            with suppress(ProcessLookupError):  # the usual case: everything it started has ended
-                os.killpg(victim, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # the usual case: it has ended
+            os.killpg(process.pid, signal.SIGKILL)
+        for victim in processes_of(config):  # also what the launcher would have ended, and what lost its parent
+            with suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
         process.wait()
+
+
+def processes_of(config: Config) -> list[int]:
+    """Those that have the run's configuration on their command line: launchers, ranks, and what ranks forked."""
+    name = os.fsencode(str(Path(config.run).with_suffix(".yaml")))
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            if name in (folder / "cmdline").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return sorted(found)
+
+
+def children_of(pid: int) -> list[int]:
+    """Process numbers, in the order of their start."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(stat.parent.name))
+    return sorted(found)
 
 
 def ranks_of(process: subprocess.Popen[str]) -> list[int]:
     """Process numbers of the launcher's ranks, which lead process groups of their own."""
-    found = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=False
-    )
-    return [int(line) for line in found.stdout.split()]
+    return children_of(process.pid)
 
 
-def finish(config: Config, num_processes: int = 2, timeout: float = 120) -> int:
+def finish(config: Config, num_processes: int = 2, timeout: float = 180, **how: Any) -> int:
     """Launch and wait; the launcher's exit code."""
-    with launch(config, num_processes) as process:
+    with launch(config, num_processes, **how) as process:
         return process.wait(timeout)
+
+
+def until_finished(config: Config, num_processes: int = 2, most: int = 5, **how: Any) -> int:
+    """Launch again and again until the run's outcome is finished; how many launches it took."""
+    for number in range(1, most + 1):
+        code = finish(config, num_processes, **how)
+        if status_of(config).get("outcome") == "finished":
+            assert code == 0, log_of(config)
+            return number
+        assert code != 0, log_of(config)
+    raise AssertionError(f"not finished after {most} launches: {status_of(config)}; {log_of(config)[-2000:]}")
+
+
+def status_of(config: Config) -> dict[str, Any]:
+    """status.json; empty before it is written."""
+    return status.read(Path(config.run))
+
+
+def struck(config: Config, rank: int, number: int = 0) -> dict[str, float] | None:
+    """time and images_seen of when a fault of `launch` last met a rank; None for not yet."""
+    path = Path(f"{Path(config.run).with_suffix('.fault')}{number or ''}-{rank}")
+    return json.loads(path.read_text().splitlines()[-1]) if path.exists() else None
+
+
+def steps_of(config: Config, rank: int = 0) -> list[tuple[float, int]]:
+    """(time, images seen) at the start of each step of a rank, of all launches of tests.faults.injected."""
+    path = Path(config.run).with_suffix(".trace")
+    lines = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+    return [(float(when), int(images)) for of, when, images in lines if int(of) == rank]
 
 
 def wait_for(condition, process: subprocess.Popen[str], what: str, timeout: float = 90) -> None:
@@ -74,6 +145,21 @@ def weights(run: str | Path) -> dict[str, torch.Tensor]:
         for name in ("networks", "optimizers")
         for key, tensor in safetensors.torch.load_file(newest / f"{name}.safetensors").items()
     }
+
+
+def assert_same_end(config: Config, quiet: Config) -> None:
+    """Both ended with the same weights and moments, bit for bit, and wrote the same lines of metrics but for speeds."""
+    ours, theirs = weights(config.run), weights(quiet.run)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    lines, wanted = metrics_of(config), metrics_of(quiet)
+    assert [line["images"] for line in lines] == [line["images"] for line in wanted]
+    keys = [key for key in wanted[-1] if not key.startswith(("speed/", "ranks/"))]
+    assert [lines[-1][key] for key in keys] == [wanted[-1][key] for key in keys]
+
+
+def metrics_of(config: Config) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (Path(config.run) / "metrics.jsonl").read_text().splitlines()]
 
 
 def log_of(config: Config) -> str:

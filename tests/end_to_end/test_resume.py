@@ -1,16 +1,22 @@
 """Runs that are killed and started again, by real launches of two ranks."""
 
-import json
 import os
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
-import torch
 
 from t2f_dist.training import checkpoint
-from tests.end_to_end.launches import finish, launch, log_of, ranks_of, wait_for, weights
+from tests.end_to_end.launches import (
+    assert_same_end,
+    finish,
+    launch,
+    log_of,
+    processes_of,
+    ranks_of,
+    status_of,
+    wait_for,
+)
 from tests.training.small import config
 
 # Long enough that a signal meets it in the middle of the fade, from 400 to 1200 images.
@@ -29,37 +35,14 @@ def quiet(portrait_shards, tmp_path_factory, request):
     """A run that nothing disturbs."""
     settings = config(request.param, portrait_shards, tmp_path_factory.mktemp("quiet") / "run", *LONG)
     assert finish(settings) == 0, log_of(settings)
-    assert status(settings)["outcome"] == "finished"
+    assert status_of(settings)["outcome"] == "finished"
     return settings
-
-
-def status(settings):
-    return json.loads((Path(settings.run) / "status.json").read_text())
-
-
-def _left_behind(settings) -> list[str]:
-    """Processes that still have the run's configuration on their command line."""
-    found = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
-    return [line for line in found.splitlines() if str(Path(settings.run).with_suffix(".yaml")) in line]
 
 
 def _mid_fade(settings):
     """Whether a checkpoint of the fade has been written."""
     found = checkpoint.found(Path(settings.run) / "checkpoints")
     return bool(found) and int(found[0].name[7:]) >= 600
-
-
-def _assert_same_end(settings, quiet):
-    ours, theirs = weights(settings.run), weights(quiet.run)
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    lines = [
-        [json.loads(line) for line in (Path(s.run) / "metrics.jsonl").read_text().splitlines()]
-        for s in (settings, quiet)
-    ]
-    assert [line["images"] for line in lines[0]] == [line["images"] for line in lines[1]]
-    keys = [key for key in lines[1][-1] if not key.startswith(("speed/", "ranks/"))]
-    assert [lines[0][-1][key] for key in keys] == [lines[1][-1][key] for key in keys]
 
 
 @pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
@@ -71,10 +54,10 @@ def test_killed_in_the_middle_of_a_fade_it_ends_bit_identical(quiet, tmp_path, v
         assert process.wait(60) != 0
     reached = int(checkpoint.found(Path(settings.run) / "checkpoints")[0].name[7:])
     assert 600 <= reached < 1200
-    assert status(settings)["outcome"] in ("failed", "running")
+    assert status_of(settings)["outcome"] in ("failed", "running")
     assert finish(settings) == 0, log_of(settings)
     assert f"resuming at {reached:,} images" in log_of(settings)
-    _assert_same_end(settings, quiet)
+    assert_same_end(settings, quiet)
 
 
 @pytest.mark.parametrize(
@@ -88,11 +71,11 @@ def test_asked_to_stop_all_ranks_save_and_leave_and_the_next_run_goes_on(quiet, 
         wait_for(lambda: _mid_fade(settings), process, "a checkpoint in the fade")
         os.kill(process.pid if whom == "launcher" else ranks_of(process)[1], number)
         assert process.wait(60) != 0
-    assert _left_behind(settings) == []
-    stopped = status(settings)
+    assert processes_of(settings) == []
+    stopped = status_of(settings)
     assert (stopped["outcome"], stopped["reason"]) == ("preempted", f"{number.name} received")
     newest = checkpoint.found(Path(settings.run) / "checkpoints")[0]
     assert int(newest.name[7:]) == stopped["images_seen"] < 1600
     assert finish(settings) == 0, log_of(settings)
-    assert status(settings)["outcome"] == "finished"
-    _assert_same_end(settings, quiet)
+    assert status_of(settings)["outcome"] == "finished"
+    assert_same_end(settings, quiet)
