@@ -1,7 +1,7 @@
 """Train: `accelerate launch --config_file launch/cpu.yaml -m t2f_dist.train --config configs/demo.yaml`.
 
-Exit codes of a rank: 0 finished, 1 failed, 3 stopped by a signal after saving. Launchers turn 3 into 1, so the outcome
-also stands in RUN/status.json.
+Exit codes of a rank: 0 finished, 1 failed, 3 stopped by a signal after saving, 4 ended by the watchdog. Launchers turn
+all but 0 into 1, so the outcome also stands in RUN/status.json.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def main(path: str, overrides: tuple[str, ...], folder: str | None, dry_run: boo
             note_failure(config, error, started)  # of before the folder was held: an older outcome must not stand
         sys.exit(EXIT_FAILED)
     except RuntimeError as error:
-        if not _lost_the_others(error):
+        from t2f_dist.training.run_folder import lost_the_others
+
+        if not lost_the_others(error):
             raise
         click.echo(f"error: rank {os.environ.get('RANK')} lost the others; the first error above says why", err=True)
         sys.exit(EXIT_FAILED)
@@ -73,11 +75,6 @@ def _train(config: Config) -> bool:
     finished = train(config, ranks)
     ranks.leave()
     return finished
-
-
-def _lost_the_others(error: RuntimeError) -> bool:
-    """Whether an exchange broke because another rank is gone."""
-    return any(word in str(error).lower() for word in ("gloo", "nccl", "connection closed", "connection reset"))
 
 
 def _describe(config: Config) -> str:

@@ -7,17 +7,14 @@ import multiprocessing
 
 from t2f_dist.config.load import dump
 from t2f_dist.config.schema import Config
-from t2f_dist.data.dataset import Samples
 from t2f_dist.data.loader import batches, open_samples
 from t2f_dist.models import snapshot
-from t2f_dist.training import checkpoint, status
+from t2f_dist.training import checkpoint
 from t2f_dist.training.corpus import corpus, facts
 from t2f_dist.training.gan import Gan
 from t2f_dist.training.growth import Growth, due, num_parts
-from t2f_dist.training.held_out import HeldOut
-from t2f_dist.training.log import Log
+from t2f_dist.training.journal import Journal
 from t2f_dist.training.meter import Meter, Report
-from t2f_dist.training.pictures import Pictures
 from t2f_dist.training.ranks import Agreement, Ranks
 from t2f_dist.training.resume import resume
 from t2f_dist.training.run_folder import RunFolder
@@ -38,7 +35,11 @@ def train(config: Config, ranks: Ranks) -> bool:
     agreement = Agreement(ranks)
     others = set(multiprocessing.active_children())  # of whoever called
     try:
-        finished = _train(config, ranks, folder, agreement)
+        if folder.ended == "preempted":
+            return False
+        if folder.ended == "failed":
+            raise ValueError(f"not started again, for nothing was mended: {folder.reason}")
+        finished = Training(config, ranks, folder, agreement).run()
         agreement.settle()
     except BaseException as error:
         folder.fail(error)
@@ -51,95 +52,124 @@ def train(config: Config, ranks: Ranks) -> bool:
     return finished
 
 
-def _train(config: Config, ranks: Ranks, folder: RunFolder, agreement: Agreement) -> bool:
-    growth = Growth(config.stages)
-    parts = [num_parts(config, stage.batch_size, ranks.world_size) for stage in config.stages]
-    samples = open_samples(config)
-    ranks.check_same(samples.manifest.fingerprint, "shards")
-    gan = Gan(config, facts(samples), ranks.device, ranks.world_size)
-    images_seen = saved_at = first_images = resume(folder.path, gan, config, samples.manifest.fingerprint, ranks)
-    begun_with = [] if images_seen else warm_start(gan, config, corpus(samples))
-    if images_seen >= growth.total_images:
-        return _already_finished(folder, images_seen, ranks)
-    log = Log(folder.path, config, images_seen) if ranks.is_main else None
-    pictures = Pictures(config, samples) if log else None
-    held_out = HeldOut(config, samples) if log else None
-    if log:
-        folder.begin()
-        log.say(f"{'resuming at' if images_seen else 'starting at'} {images_seen:,} images, in {folder.path}")
+class Training:
+    """One launch of a run."""
+
+    def __init__(self, config: Config, ranks: Ranks, folder: RunFolder, agreement: Agreement):
+        self.config, self.ranks, self.folder, self.agreement = config, ranks, folder, agreement
+        self.growth = Growth(config.stages)
+        self.parts = [num_parts(config, stage.batch_size, ranks.world_size) for stage in config.stages]
+        self.samples = open_samples(config)
+        self.fingerprint = self.samples.manifest.fingerprint
+        self.journal: Journal | None = None  # of the main rank
+        ranks.check_same(self.fingerprint, "shards")
+
+    def run(self) -> bool:
+        """Returns whether the end was reached."""
+        config, ranks = self.config, self.ranks
+        stopped = None
+        gan = Gan(config, facts(self.samples), ranks.device, ranks.world_size)
+        try:
+            images_seen = resume(self.folder.path, gan, config, self.fingerprint, ranks)
+            begun_with = [] if images_seen else warm_start(gan, config, corpus(self.samples))
+            if images_seen >= self.growth.total_images:
+                return self._already_finished(images_seen)
+            if ranks.is_main:
+                self.journal = self._open_journal(images_seen, begun_with)
+            stopped = self._attempt(gan, images_seen)
+        except BaseException:
+            self._close(exit_code=1)
+            raise
+        finally:
+            gan.release()
+            self.samples.close()
+        self._close(exit_code=0)
+        return not stopped
+
+    def _attempt(self, gan: Gan, images_seen: int) -> str | None:
+        """From a checkpoint to the end, or to a signal. Returns why it stopped before the end."""
+        config, ranks, folder, journal, growth = self.config, self.ranks, self.folder, self.journal, self.growth
+        saved_at = first_images = images_seen
+        meter = Meter(ranks)
+        on_gpu = ranks.device.type == "cuda"
+        steps, num_workers = growth.steps(images_seen), config.data.num_workers
+        stream = batches(self.samples, steps, ranks.rank, ranks.world_size, num_workers, pin_memory=on_gpu)
+        stopped = None
+        try:
+            while images_seen < growth.total_images:
+                phase = growth.at(images_seen)
+                size = phase.batch_size
+                if stopped := self.agreement.stop(images_seen, phase):
+                    break
+                if gan.enter(phase) and journal:
+                    journal.say(f"{phase.resolution} px{', fading in' if phase.fading else ''}: {gan.describe()}")
+                with meter.waiting():
+                    batch = next(stream)
+                with meter.working():
+                    metrics = train_step(gan, batch, phase, images_seen, self.parts[phase.stage])
+                    gan.update_ema(images_seen, size)
+                meter.add(metrics, size)
+                if batch.damage:
+                    meter.num_damaged += len(batch.damage)
+                    folder.record_damage(batch.damage, ranks.rank)
+                before, images_seen = images_seen, images_seen + size
+                last = images_seen >= growth.total_images
+                if due(config.log.every_images, before, size) or last:
+                    report = meter.report()  # all ranks: one reduction
+                    _check(report, images_seen, images_seen - first_images, config, self.samples.remedy)
+                    if journal:
+                        journal.write(gan, phase, images_seen, report)
+                if journal and (due(config.log.grid_every_images, before, size) or last):
+                    journal.draw(gan, phase, images_seen)
+                if journal and (due(config.snapshot.every_images, before, size) or last):
+                    journal.take_snapshot(gan, phase, images_seen)
+                if due(config.checkpoint.every_images, before, size) or last:
+                    saved_at = self._save(gan, images_seen)
+            if stopped and saved_at != images_seen:
+                self._save(gan, images_seen)
+        finally:
+            stream.close()  # ends the loader processes
+        self._say_end(stopped, images_seen)
+        return stopped
+
+    def _save(self, gan: Gan, images_seen: int) -> int:
+        """Write a checkpoint; all ranks wait for it. Returns the images seen."""
+        checkpoint.check_finite(gan, images_seen)
+        if self.ranks.is_main:
+            state = checkpoint.State(images_seen, self.fingerprint, self.config.model_dump(mode="json"))
+            checkpoint.save(self.folder.path / "checkpoints", gan, state, self.config.checkpoint.keep)
+        self.ranks.barrier()
+        return images_seen
+
+    def _open_journal(self, images_seen: int, begun_with: list[str]) -> Journal:
+        journal = Journal(self.folder, self.config, self.samples, images_seen)
+        self.folder.begin()
+        journal.say(f"{'resuming at' if images_seen else 'starting at'} {images_seen:,} images, in {self.folder.path}")
         for line in begun_with:
-            log.say(line)
-        if images_seen and samples.note:
-            log.say(samples.note)
-    meter = Meter(ranks)
-    steps = growth.steps(images_seen)
-    on_gpu = ranks.device.type == "cuda"
-    stream = batches(samples, steps, ranks.rank, ranks.world_size, config.data.num_workers, pin_memory=on_gpu)
-    stopped = None
-    try:
-        while images_seen < growth.total_images:
-            phase = growth.at(images_seen)
-            size = phase.batch_size
-            if stopped := agreement.stop(images_seen, phase):
-                break
-            if gan.enter(phase) and log:
-                log.say(f"{phase.resolution} px{', fading in' if phase.fading else ''}: {gan.describe()}")
-            with meter.waiting():
-                batch = next(stream)
-            with meter.working():
-                metrics = train_step(gan, batch, phase, images_seen, parts[phase.stage])
-                gan.update_ema(images_seen, size)
-            meter.add(metrics, size)
-            if batch.damage:
-                meter.num_damaged += len(batch.damage)
-                folder.record_damage(batch.damage, ranks.rank)
-            before, images_seen = images_seen, images_seen + size
-            last = images_seen >= growth.total_images
-            if due(config.log.every_images, before, size) or last:
-                report = meter.report()  # all ranks: one reduction
-                _check(report, images_seen, images_seen - first_images, config, samples.remedy)
-                if log and held_out:
-                    log.write(images_seen, phase, report, held_out.scores(gan, phase))
-                    status.write(folder.path, "running", "training", images_seen=images_seen)
-            if log and pictures and (due(config.log.grid_every_images, before, size) or last):
-                log.picture(images_seen, pictures.draw(gan, phase), pictures.labels)
-            if ranks.is_main and (due(config.snapshot.every_images, before, size) or last):
-                folder.save_snapshot(gan, corpus(samples), images_seen, phase)
-            if due(config.checkpoint.every_images, before, size) or last:
-                saved_at = _save(folder, gan, config, samples, images_seen, ranks)
-        if stopped:
-            if saved_at != images_seen:
-                _save(folder, gan, config, samples, images_seen, ranks)
-            _say_stopped(folder, log, stopped, images_seen)
-        elif log:
-            status.write(folder.path, "finished", "all images shown", images_seen=images_seen)
-            log.say(f"finished: {images_seen:,} images; snapshot {snapshot.newest(folder.path)}")
-    except BaseException:
-        if log:
-            log.close(exit_code=1)
-        raise
-    finally:
-        stream.close()  # ends the loader processes
-        gan.release()
-        samples.close()
-        if held_out:
-            held_out.close()
-    if log:
-        log.close(exit_code=0)
-    return not stopped
+            journal.say(line)
+        if images_seen and self.samples.note:
+            journal.say(self.samples.note)
+        return journal
 
+    def _already_finished(self, images_seen: int) -> bool:
+        if self.ranks.is_main:
+            self.folder.note("finished", "all images shown", images_seen=images_seen)
+            newest = snapshot.newest(self.folder.path)
+            print(f"already finished: {images_seen:,} images; snapshot {newest}", flush=True)
+        return True
 
-def _already_finished(folder: RunFolder, images_seen: int, ranks: Ranks) -> bool:
-    if ranks.is_main:
-        status.write(folder.path, "finished", "all images shown", images_seen=images_seen)
-        print(f"already finished: {images_seen:,} images; snapshot {snapshot.newest(folder.path)}", flush=True)
-    return True
+    def _say_end(self, stopped: str | None, images_seen: int) -> None:
+        if self.journal and stopped:
+            self.folder.note("preempted", stopped, images_seen=images_seen)
+            self.journal.say(f"{stopped}: saved at {images_seen:,} images; the same command goes on from here")
+        elif self.journal:
+            self.folder.note("finished", "all images shown", images_seen=images_seen)
+            newest = snapshot.newest(self.folder.path)
+            self.journal.say(f"finished: {images_seen:,} images; snapshot {newest}")
 
-
-def _say_stopped(folder: RunFolder, log: Log | None, reason: str, images_seen: int) -> None:
-    if log:
-        status.write(folder.path, "preempted", reason, images_seen=images_seen)
-        log.say(f"{reason}: saved at {images_seen:,} images; the same command goes on from here")
+    def _close(self, exit_code: int) -> None:
+        if self.journal:
+            self.journal.close(exit_code)
 
 
 def _check(report: Report, images_seen: int, images_read: int, config: Config, remedy: str) -> None:
@@ -162,13 +192,3 @@ def _check(report: Report, images_seen: int, images_read: int, config: Config, r
             f" data.max_damaged_fraction {config.data.max_damaged_fraction} allows: see damaged-*.jsonl in the run's"
             f" folder, and {remedy}"
         )
-
-
-def _save(folder: RunFolder, gan: Gan, config: Config, samples: Samples, images_seen: int, ranks: Ranks) -> int:
-    """Write a checkpoint; all ranks wait for it. Returns the images seen."""
-    checkpoint.check_finite(gan, images_seen)
-    if ranks.is_main:
-        state = checkpoint.State(images_seen, samples.manifest.fingerprint, config.model_dump(mode="json"))
-        checkpoint.save(folder.path / "checkpoints", gan, state, config.checkpoint.keep)
-    ranks.barrier()
-    return images_seen

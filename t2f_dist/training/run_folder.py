@@ -6,13 +6,15 @@ import fcntl
 import json
 import os
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+import click
 
 from t2f_dist.config.load import dump
 from t2f_dist.config.schema import Config
 from t2f_dist.data.batch import Damage
 from t2f_dist.models import snapshot
-from t2f_dist.training import status
+from t2f_dist.training import launcher, status
 from t2f_dist.training.gan import Gan
 from t2f_dist.training.growth import Phase
 from t2f_dist.training.ranks import Ranks
@@ -24,40 +26,74 @@ class RunFolder:
     """Held by one launch at a time, until its main rank ends, also by a kill: two runs in one folder would mix.
 
     All ranks construct it together. Raises ValueError, on all of them, where another launch holds it.
+
+    Attributes:
+        ended: why a run that this very launcher started is over, though the launcher starts it again in place: it was
+            told to stop, or nothing was mended; else None.
     """
 
     def __init__(self, config: Config, ranks: Ranks):
         self.path = Path(config.run)
         self.config = config
+        self._ranks = ranks
+        self._failing = False  # the last status could not be written
         self._lock: IO[str] | None = _locked(self.path) if ranks.is_main else None
         self._before = status.read(self.path)  # of every rank: a finished run is as it was until training goes on
-        if self._lock and not self._was_finished:
-            status.write(self.path, "running", STARTING)
+        over = self._over() if ranks.is_main else 0
+        if self._lock and not self._was_finished and not over:
+            status.write(self.path, "running", STARTING, launcher=launcher.identity())
         if not ranks.broadcast(int(self._lock is not None)):
             raise ValueError(
                 f"{self.path} is in use by another run: wait for it, or name another folder with --run (if you meant"
                 " several ranks, they do not see each other: start them with accelerate launch --config_file"
                 " launch/....yaml)"
             )
+        self.ended = (None, "preempted", "failed")[ranks.broadcast(over)]
+
+    def _over(self) -> int:
+        """1: told to stop, 2: failed for good, both under the launcher that starts it now; else 0."""
+        before = self._before
+        if launcher.identity() is None or before.get("launcher") != launcher.identity() or before.get("retry") is None:
+            return 0
+        return 1 if before["outcome"] == "preempted" else 0 if before["retry"] else 2
+
+    @property
+    def reason(self) -> str:
+        """Of the status that was found."""
+        return str(self._before.get("reason", ""))
 
     @property
     def _was_finished(self) -> bool:
         return self._before.get("outcome") == "finished"
 
+    def note(self, outcome: status.Outcome, reason: str, **figures: Any) -> None:
+        """Replace the status. Main rank. A full disk costs a warning here: the run ends where a checkpoint is lost."""
+        try:
+            status.write(self.path, outcome, reason, **figures)
+        except OSError as error:
+            self._warn(f"the status is not written ({error})")
+        else:
+            self._failing = False
+
+    def _warn(self, line: str) -> None:
+        if not self._failing:
+            click.echo(f"warning: {line}", err=True)
+        self._failing = True
+
     def fail(self, error: BaseException) -> None:
         """Write down why the run ends, unless another rank was first: it knows the cause, this one maybe the effect."""
-        text = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
-        reason = " ".join(text.split())
+        reason = in_words(error, self._ranks.rank)
         known = status.read(self.path)
         if known.get("outcome") == "running":
-            status.write(self.path, "failed", reason)
+            self.note("failed", reason, retry=not isinstance(error, ValueError))
         elif self._was_finished and known == self._before:  # refused before it touched anything
             status.note_refusal(self.path, reason)
 
     def begin(self) -> None:
         """Training starts or goes on: what the folder holds is from now on of this configuration. Main rank."""
         _replace(self.path / "config.yaml", dump(self.config))
-        status.write(self.path, "running", "training", total_images=self.config.total_images)
+        total = self.config.total_images
+        status.write(self.path, "running", "training", total_images=total, launcher=launcher.identity())
 
     def release(self) -> None:
         if self._lock:
@@ -65,8 +101,11 @@ class RunFolder:
 
     def record_damage(self, damage: tuple[Damage, ...], rank: int) -> None:
         """A line a damaged sample, in a file a rank."""
-        with open(self.path / f"damaged-{rank}.jsonl", "a", encoding="utf-8") as file:
-            file.writelines(json.dumps(item._asdict()) + "\n" for item in damage)
+        try:
+            with open(self.path / f"damaged-{rank}.jsonl", "a", encoding="utf-8") as file:
+                file.writelines(json.dumps(item._asdict()) + "\n" for item in damage)
+        except OSError as error:
+            self._warn(f"damaged samples are counted and not written down ({error})")
 
     def save_snapshot(self, gan: Gan, corpus: snapshot.Corpus, images_seen: int, phase: Phase) -> None:
         """Write the moving average as it stands, and delete older snapshots than are kept."""
@@ -77,6 +116,19 @@ class RunFolder:
         snapshot.save(folder / f"images-{images_seen:012d}.safetensors", taken)
         for old in sorted(folder.glob("images-*.safetensors"))[: -self.config.snapshot.keep]:
             old.unlink()
+
+
+def in_words(error: BaseException, rank: int | str) -> str:
+    """One line of why a rank ends; an exchange that broke says only that another rank was first."""
+    if isinstance(error, RuntimeError) and lost_the_others(error):
+        return f"rank {rank} lost the others"
+    text = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())
+
+
+def lost_the_others(error: RuntimeError) -> bool:
+    """Whether an exchange broke because another rank is gone."""
+    return any(word in str(error).lower() for word in ("gloo", "nccl", "connection closed", "connection reset"))
 
 
 def note_failure(config: Config, error: Exception, started: str) -> None:
@@ -97,7 +149,7 @@ def note_failure(config: Config, error: Exception, started: str) -> None:
         if known.get("outcome") == "finished":
             status.note_refusal(path, reason)
         else:
-            status.write(path, "failed", reason)
+            status.write(path, "failed", reason, retry=not isinstance(error, ValueError))
         lock.close()
 
 

@@ -33,10 +33,16 @@ def read(run: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def write(run: Path, outcome: Outcome, reason: str, **figures: Any) -> None:
-    """Replace status.json, whole or not at all. `figures` are kept until they are given anew; a refusal is not."""
+def write(run: Path, outcome: Outcome, reason: str, *, retry: bool = False, **figures: Any) -> None:
+    """Replace status.json, whole or not at all. `figures` are kept until they are given anew; a refusal is not.
+
+    retry: of a run that failed, whether the same command is worth starting again with nothing mended.
+    """
     content = read(run) | figures | {"outcome": outcome, "reason": reason, "updated": now()}
     content.pop("refused", None)
+    content.pop("retry", None)
+    if outcome in ("failed", "preempted"):
+        content["retry"] = retry or outcome == "preempted"
     _replace(run, content)
 
 
