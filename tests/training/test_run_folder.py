@@ -1,0 +1,111 @@
+"""The folder of a run: what a launcher that starts its ranks again in place finds there, and how failures are told."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from t2f_dist.config.schema import Config
+from t2f_dist.training import launcher, status
+from t2f_dist.training.loop import train
+from t2f_dist.training.ranks import Ranks
+from t2f_dist.training.run_folder import RunFolder, in_words
+from tests.training.small import config
+
+
+@pytest.fixture
+def settings(portrait_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """Of a rank that an elastic launcher started."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    (tmp_path / "run").mkdir()
+    return config("house", portrait_shards, tmp_path / "run")
+
+
+def left_behind(settings: Config, outcome: status.Outcome, reason: str, by: str | None, retry: bool = False) -> Path:
+    run = Path(settings.run)
+    status.write(run, outcome, reason, retry=retry, launcher=by)
+    return run
+
+
+def test_the_launcher_is_the_parent_process_since_its_start(monkeypatch):
+    asked = "from t2f_dist.training import launcher; print(launcher.identity())"
+    environment = os.environ | {"TORCHELASTIC_RUN_ID": "none"}
+    seen = {
+        subprocess.run(
+            [sys.executable, "-c", asked], env=environment, capture_output=True, text=True, check=True
+        ).stdout
+        for _ in range(2)
+    }
+    assert len(seen) == 1
+    assert f" {os.getpid()} " in seen.pop()
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert launcher.identity() is None
+
+
+def test_a_run_told_to_stop_leaves_again_where_its_launcher_starts_it_in_place(settings: Config):
+    run = left_behind(settings, "preempted", "SIGUSR1 received", launcher.identity())
+    before = (run / "status.json").read_bytes()
+    assert not train(settings, Ranks(60))
+    assert (run / "status.json").read_bytes() == before
+    assert not (run / "checkpoints").exists()
+
+
+def test_what_failed_for_good_is_not_tried_again_in_place(settings: Config):
+    run = left_behind(settings, "failed", "too many damaged samples", launcher.identity())
+    before = (run / "status.json").read_bytes()
+    with pytest.raises(ValueError, match="nothing was mended: too many damaged samples"):
+        train(settings, Ranks(60))
+    assert (run / "status.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("outcome", ["preempted", "failed"])
+def test_another_launch_goes_on(settings: Config, outcome: status.Outcome):
+    run = left_behind(settings, outcome, "for some reason", "host 1 2")
+    assert train(settings, Ranks(60))
+    assert status.read(run)["outcome"] == "finished"
+
+
+def test_what_is_worth_another_try_goes_on_in_place(settings: Config):
+    run = left_behind(settings, "failed", "rank 1 lost the others", launcher.identity(), retry=True)
+    assert train(settings, Ranks(60))
+    assert "retry" not in status.read(run)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "retry"),
+    [
+        (ValueError("stages.0 is wrong:\n  mend it"), "stages.0 is wrong: mend it", False),
+        (OSError("no space left"), "no space left", True),
+        (RuntimeError("[gloo/transport] Connection closed by peer"), "rank 0 lost the others", True),
+        (
+            RuntimeError("CUDA error: uncorrectable ECC error"),
+            "RuntimeError: CUDA error: uncorrectable ECC error",
+            True,
+        ),
+    ],
+)
+def test_a_failure_says_whether_the_same_command_is_worth_starting_again(settings, error, reason, retry):
+    folder = RunFolder(settings, Ranks(60))
+    folder.fail(error)
+    folder.release()
+    found = status.read(Path(settings.run))
+    assert (found["outcome"], found["reason"], found["retry"]) == ("failed", reason, retry)
+    assert in_words(error, 0) == reason
+
+
+def test_a_status_that_cannot_be_written_is_a_warning_and_the_older_one_stays(settings: Config, capsys):
+    folder = RunFolder(settings, Ranks(60))
+    folder.note("running", "training", images_seen=8)
+    in_the_way = folder.path / f".status.{os.getpid()}.tmp"
+    in_the_way.mkdir()
+    for seen in (16, 24):
+        folder.note("running", "training", images_seen=seen)
+    assert capsys.readouterr().err.count("warning: the status is not written") == 1
+    assert json.loads((folder.path / "status.json").read_text())["images_seen"] == 8
+    in_the_way.rmdir()
+    folder.note("running", "training", images_seen=32)
+    assert status.read(folder.path)["images_seen"] == 32
+    folder.release()
