@@ -2,12 +2,16 @@
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help install test test-all lint format demo clean
+.PHONY: help install lock test test-all lint format demo clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 # Named after the content of both files, so that a changed time stamp installs nothing again.
-STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
+STAMP := $(VENV)/.installed-$(shell cat pyproject.toml requirements/develop.lock | cksum | cut -d ' ' -f 1)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# hatchling and editables build the package itself, which then fetches nothing.
+LOCK := { sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml; echo editables; } | uv pip compile --quiet \
+    --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml - $(UPGRADE)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 DEMO := runs/demo
 
@@ -16,7 +20,7 @@ help:  ## this list
 
 install: $(STAMP)  ## .venv with the pinned versions (about 5 GB, a few minutes, once)
 
-$(STAMP): | pyproject.toml constraints.txt
+$(STAMP): | pyproject.toml requirements/develop.lock
 	@if [ ! -x $(BIN)/python ]; then \
 	    found=""; \
 	    for candidate in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
@@ -33,9 +37,14 @@ $(STAMP): | pyproject.toml constraints.txt
 	    "$$found" -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; \
 	fi
 	@echo "installing the pinned versions into $(VENV) (about 5 GB, once)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
+	$(PIP) --require-hashes --no-deps -r requirements/develop.lock
+	$(PIP) --no-deps --no-build-isolation -e .
 	@rm -f $(VENV)/.installed-*
 	@touch $@
+
+lock:  ## write requirements/*.lock anew for pyproject.toml, with uv; UPGRADE=--upgrade takes newer versions
+	$(LOCK) --extra test --extra lint -o requirements/develop.lock
+	$(LOCK) --extra s3 --extra gcs --extra http --extra hf -c requirements/develop.lock -o requirements/run.lock
 
 test: install  ## the fast tests: on the CPU, no network, a few minutes
 	$(PYTEST) -m 'not slow'
