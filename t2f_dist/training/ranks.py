@@ -8,26 +8,36 @@ import struct
 import zlib
 from datetime import timedelta
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor
 
+from t2f_dist.training import rendezvous
 from t2f_dist.training.growth import Phase
 
 LAUNCHER_GONE = 1000  # beside the numbers of signals
+PATIENCE = 2  # an exchange waits so many times longer than the watchdog, which knows more to say
 
 
 class Ranks:
     """The ranks of this launch, joined. All of them construct it together.
 
-    Raises ValueError where the launcher started several processes that do not see each other.
+    `store` is shared by the ranks of this attempt alone, and this process's other threads may use it; None where the
+    ranks were not joined here.
+
+    timeout_seconds: how long to wait for the others to come; exchanges wait twice as long.
+    Raises ValueError where the launcher started several processes that do not see each other, and Absent, which is one,
+    where some did not come.
     """
 
     def __init__(self, timeout_seconds: int):
-        timeout = timedelta(seconds=timeout_seconds)
+        timeout = timedelta(seconds=PATIENCE * timeout_seconds)
+        attempt = rendezvous.join(timeout_seconds, timeout)
+        self.store: dist.Store | None = attempt.store if attempt else None
+        self.num_hosts = attempt.num_hosts if attempt else 1
         accelerator = Accelerator(
             cpu=not torch.cuda.is_available(),
             mixed_precision="no",  # what a launch file says would win else; precision is ours, for it changes weights
@@ -51,7 +61,7 @@ class Ranks:
         # Small agreements go over gloo on the CPU: no wait for the GPU, and apart from the gradients' order.
         self.control: dist.ProcessGroup | None = None
         if self.world_size > 1:
-            self.control = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timeout))
+            self.control = rendezvous.new_group(self.rank, timeout_seconds, timeout)
 
     @property
     def is_main(self) -> bool:
@@ -64,6 +74,7 @@ class Ranks:
         where += "" if self.device.type == "cuda" or hidden else " (no GPU found)"
         threads = torch.get_num_threads()
         backend = dist.get_backend() if self.world_size > 1 else "no exchange"
+        backend += f", {self.num_hosts} hosts" if self.num_hosts > 1 else ""
         return f"world size {self.world_size} ({backend}), {where}, {threads} thread{'s' * (threads > 1)} a rank"
 
     def barrier(self) -> None:
