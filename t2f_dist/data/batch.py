@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from t2f_dist.data.noise import Noise
+from t2f_dist.data.order import Place
 
 Inputs = dict[str, tuple[Tensor, Tensor]]
 """Modality -> values, padded with 0 to the longest, and the length of each sample's, int64 [N]; 0: it has none."""
@@ -37,6 +38,8 @@ class Item(NamedTuple):
     identity: int  # uint64
     identity_class: int  # its number in the training split, -1 where it has none
     damage: tuple[Damage, ...]
+    place: Place = Place(-1, -1)  # where it is read from
+    mismatched_place: Place = Place(-1, -1)  # and what is mismatched; its own where nothing is
 
 
 @dataclass
@@ -56,6 +59,8 @@ class Batch:
     mixing: Tensor  # float64 [N] uniform in [0, 1)
     dropout_keys: Tensor  # int64 [N]
     augment: Tensor  # float32 [N, 3, K] uniform in [0, 1): for reals, for fakes, for the fakes of the generator's step
+    places: Tensor  # int64 [N, 2], shard and row: see `Samples.name_of`
+    mismatched_places: Tensor  # int64 [N, 2]
     damage: tuple[Damage, ...] = ()
 
     def __len__(self) -> int:
@@ -107,6 +112,8 @@ def collate(items: Sequence[Item], noise: Noise) -> Batch:
         mixing=torch.from_numpy(noise.mixing),
         dropout_keys=torch.from_numpy(noise.dropout_keys),
         augment=torch.from_numpy(noise.augment),
+        places=torch.tensor([item.place for item in items]),
+        mismatched_places=torch.tensor([item.mismatched_place for item in items]),
         damage=tuple(damage for item in items for damage in item.damage),
     )
 

@@ -164,9 +164,7 @@ class Samples(Dataset[Item], ABC):
                 f" {damage[-1].reason}; {self.remedy}"
             )
         absent = self._withheld(position, condition) | {name for name in condition if not len(condition[name])}
-        mismatched, other_image, other_identity = self._mismatched(
-            position, resolution, window, place, choice, condition
-        )
+        mismatched, other_image, other = self._mismatched(position, resolution, window, place, choice, condition)
         if "condition" in self.wanted.mismatched:
             # What only one of the two has would tell them apart. If nothing is left, there is no mismatched condition.
             lacking = {name for name in condition if not len(mismatched[name])}
@@ -180,11 +178,21 @@ class Samples(Dataset[Item], ABC):
             condition=_without(condition, absent),
             mismatched=_without(mismatched, absent),
             mismatched_image=other_image,
-            mismatched_identity=other_identity,
+            mismatched_identity=self.source.identity(other),
             identity=identity,
             identity_class=self._classes.get(identity, -1) if self.identities else -1,
             damage=tuple(damage),
+            place=place,
+            mismatched_place=other,
         )
+
+    def name_of(self, place: Place) -> str:
+        """A sample as people find it: by key and shard; by its number there where this process cannot read the key."""
+        shard = url.shown(self.source.listed[place.shard].name)
+        try:
+            return f"{self.source.key(place)} in {shard}"
+        except (KeyError, ValueError, OSError):
+            return f"sample {place.row} of {shard}"
 
     def _read(
         self, place: Place, resolution: int, with_image: bool, conditions: Sequence[str]
@@ -231,12 +239,12 @@ class Samples(Dataset[Item], ABC):
 
     def _mismatched(
         self, position: int, resolution: int, window: Ahead, place: Place, choice: int, own: Condition
-    ) -> tuple[Condition, np.ndarray, int]:
-        """The condition and the image of a sample of another identity, and whose; empty where they are not wanted."""
+    ) -> tuple[Condition, np.ndarray, Place]:
+        """The condition and the image of a sample of another identity, and which; empty where they are not wanted."""
         condition: Condition = {name: values[:0] for name, values in own.items()}
         image = NO_IMAGE
         if not self.wanted.mismatched:
-            return condition, image, self.source.identity(place)
+            return condition, image, place
         names = self._conditions if "condition" in self.wanted.mismatched else []
         for other, other_choice in self._nearest(position, window, place, choice, own):
             try:
@@ -245,7 +253,7 @@ class Samples(Dataset[Item], ABC):
                     condition = self._condition(other, members, other_choice, self._start(position, 1))
             except shard_format.DamagedSample:
                 continue  # counted where it is read as a sample
-            return condition, image, self.source.identity(other)
+            return condition, image, other
         raise ValueError(self._one_identity(position, window))
 
     def _nearest(

@@ -17,7 +17,7 @@ Images = tuple[Tensor, ...]
 Score = Callable[[Images], Tensor]
 
 
-def _squared_norm(score: Score, images: Images, scale: float) -> Tensor:
+def _squared_norm(score: Score, images: Images, scale: float | Tensor) -> Tensor:
     """[N]: the square of d score / d images, summed over a sample's scales, channels and pixels; differentiable."""
     images = tuple(each.detach().requires_grad_() for each in images)
     gradients = torch.autograd.grad(score(images).sum() * scale, images, create_graph=True)
@@ -26,19 +26,19 @@ def _squared_norm(score: Score, images: Images, scale: float) -> Tensor:
     return torch.stack(squares).sum(dim=0)
 
 
-def r1(score: Score, reals: Images, fakes: Images, mixing: Tensor, scale: float = 1.0) -> Tensor:
+def r1(score: Score, reals: Images, fakes: Images, mixing: Tensor, scale: float | Tensor = 1.0) -> Tensor:
     """Half of the mean squared gradient norm at the reals (Mescheder et al. 2018, 1801.04406, equation 9)."""
     del fakes, mixing
     return 0.5 * _squared_norm(score, reals, scale).mean()
 
 
-def r2(score: Score, reals: Images, fakes: Images, mixing: Tensor, scale: float = 1.0) -> Tensor:
+def r2(score: Score, reals: Images, fakes: Images, mixing: Tensor, scale: float | Tensor = 1.0) -> Tensor:
     """Half of the mean squared gradient norm at the fakes (1801.04406, equation 10; beside R1 in 2501.05441)."""
     del reals, mixing
     return 0.5 * _squared_norm(score, fakes, scale).mean()
 
 
-def wgan_gp(score: Score, reals: Images, fakes: Images, mixing: Tensor, scale: float = 1.0) -> Tensor:
+def wgan_gp(score: Score, reals: Images, fakes: Images, mixing: Tensor, scale: float | Tensor = 1.0) -> Tensor:
     """Mean squared distance of the gradient norm from 1, between reals and fakes (1704.00028, equation 3).
 
     All scales of a sample are mixed alike: what lies between is one point, of images that belong together. The root

@@ -87,10 +87,14 @@ class GroupBatchNorm(nn.Module):
         return None if self._sum is None else self._sum / self._num_forwards
 
     @torch.no_grad()
-    def update(self, statistics: Tensor) -> None:
-        """Move the running statistics towards `statistics` [2, F] by `momentum`, and forget what was seen."""
-        self.running_mean.lerp_(statistics[0].to(self.running_mean), self.momentum)
-        self.running_var.lerp_(statistics[1].to(self.running_var), self.momentum)
+    def update(self, statistics: Tensor, bad: Tensor | None = None) -> None:
+        """Move the running statistics towards `statistics` [2, F] by `momentum`, and forget what was seen.
+
+        bad: bool, they do not move. Nor do they where one of `statistics` is not finite.
+        """
+        bad = ~statistics.isfinite().all() if bad is None else bad | ~statistics.isfinite().all()
+        for running, seen in ((self.running_mean, statistics[0]), (self.running_var, statistics[1])):
+            running.lerp_(torch.where(bad, running, seen.to(running)), self.momentum)
         self.forget()
 
     def forget(self) -> None:

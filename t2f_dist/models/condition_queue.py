@@ -29,12 +29,19 @@ class ConditionQueue(nn.Module):
         """identities [N] -> bool [N, Q]: which entries count, and are of another identity."""
         return self.counts & (identities[:, None] != self.identities)
 
-    def push(self, vectors: Tensor, identities: Tensor, present: Tensor) -> None:
-        """[N, S], [N], bool [N] in the place of the oldest; of more than the queue holds, the last."""
+    def push(self, vectors: Tensor, identities: Tensor, present: Tensor, bad: Tensor | None = None) -> None:
+        """[N, S], [N], bool [N] in the place of the oldest; of more than the queue holds, the last.
+
+        bad: bool, the queue stays as it is.
+        """
         size = len(self.identities)
+        count = torch.full_like(self.num_pushed, len(vectors))
         numbers = self.num_pushed + torch.arange(len(vectors), device=vectors.device)
         places = numbers[-size:] % size
-        self.vectors[places] = vectors.detach()[-size:].to(self.vectors)
-        self.identities[places] = identities[-size:]
-        self.counts[places] = present[-size:]
-        self.num_pushed += len(vectors)
+        new = {"vectors": vectors.detach().to(self.vectors), "identities": identities, "counts": present}
+        for name, rows in new.items():
+            kept, rows = getattr(self, name), rows[-size:]
+            if bad is not None:
+                rows = torch.where(bad, kept[places], rows)
+            kept[places] = rows
+        self.num_pushed += count if bad is None else count.masked_fill(bad, 0)

@@ -28,13 +28,19 @@ class AdaptiveProbability(nn.Module):
         self.register_buffer("sign_sum", torch.zeros((), dtype=torch.float64))
         self.register_buffer("num_signs", torch.zeros((), dtype=torch.int64))
 
-    def see(self, sign_sum: Tensor, batch_size: int, images_seen: int) -> None:
-        """The sum of signs over a step's global batch, the same on all ranks; `images_seen` before the step."""
+    def see(self, sign_sum: Tensor, batch_size: int, images_seen: int, bad: Tensor | None = None) -> None:
+        """The sum of signs over a step's global batch, the same on all ranks; `images_seen` before the step.
+
+        bad: bool, the signs do not count.
+        """
         config = self.config
+        num_signs = torch.full_like(self.num_signs, batch_size)
+        if bad is not None:
+            sign_sum, num_signs = (value.masked_fill(bad, 0) for value in (sign_sum, num_signs))
         self.sign_sum += sign_sum
-        self.num_signs += batch_size
+        self.num_signs += num_signs
         if due(config.every_images, images_seen, batch_size):
-            mean = self.sign_sum / self.num_signs
+            mean = self.sign_sum / self.num_signs.clamp(min=1)
             step = torch.sign(mean - config.target) * self.num_signs / config.images_to_one
             self.probability.copy_((self.probability + step).clamp(0, config.max_probability))
             self.sign_sum.zero_()

@@ -45,6 +45,7 @@ class Gan:
         self.ada = AdaptiveProbability(config.augment).to(device) if isinstance(config.augment, Ada) else None
         self.generator_side = Side("generator", self.networks, config, self.precision, world_size)
         self.discriminator_side = Side("discriminator", self.networks, config, self.precision, world_size)
+        self.suspects: dict[str, Tensor] = {}  # of the last step, [N] of this rank's share: see `Part.suspect`
         self._activated: tuple[int, bool] | None = None
 
     def enter(self, phase: Phase) -> bool:
@@ -57,11 +58,14 @@ class Gan:
         self._activated = wanted
         return True
 
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        return self.generator_side, self.discriminator_side
+
     def describe(self) -> str:
         """What the present phase trains and exchanges."""
-        sides = (self.generator_side, self.discriminator_side)
-        counts = ", ".join(f"{side.name} {sum(p.numel() for p in side.parameters):,}" for side in sides)
-        exchanged = sum(side.exchanged_bytes for side in sides)
+        counts = ", ".join(f"{side.name} {sum(p.numel() for p in side.parameters):,}" for side in self.sides)
+        exchanged = sum(side.exchanged_bytes for side in self.sides)
         return f"{counts} parameters; {exchanged / 1e6:.2f} MB of gradients a step"
 
     def summed(self, value: Tensor) -> Tensor:
@@ -81,7 +85,10 @@ class Gan:
 
     @torch.no_grad()
     def update_statistics(self) -> None:
-        """Move the running statistics of the generator's batch normalisations, over all ranks' groups; all call."""
+        """Move the running statistics of the generator's batch normalisations, over all ranks' groups; all call.
+
+        After the discriminator's step: where that was left out, what it was shown moves nothing.
+        """
         norms = self.networks.batch_norms
         remembered = [norm.statistics() for norm in norms]
         flat = [statistics.flatten() for statistics in remembered if statistics is not None]
@@ -90,7 +97,7 @@ class Gan:
         mean = self.summed(torch.cat(flat)) / self.world_size
         for norm, statistics in zip(norms, remembered, strict=True):
             if statistics is not None:
-                norm.update(mean[: statistics.numel()].view_as(statistics))
+                norm.update(mean[: statistics.numel()].view_as(statistics), self.discriminator_side.bad)
                 mean = mean[statistics.numel() :]
 
     def update_ema(self, images_seen: int, batch_size: int) -> None:

@@ -59,7 +59,10 @@ class Report:
 
 
 class Meter:
-    """Sums of the terms of each step, as tensors on the device: nothing waits for the GPU before `report`."""
+    """Sums of the terms of each step, as tensors on the device: nothing waits for the GPU before `report`.
+
+    A term that is not finite, as in a step that was left out, has no part in its mean.
+    """
 
     def __init__(self, ranks: Ranks):
         self.ranks = ranks
@@ -67,8 +70,7 @@ class Meter:
         self._start()
 
     def _start(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self._sums: dict[tuple[str, ...], Tensor] = {}  # terms that come together -> float64 [2, K]: sum, how many
         self._started = time.perf_counter()
         self._images = self._steps = 0
         self._wait = self._work = 0.0
@@ -88,17 +90,23 @@ class Meter:
         self._work += time.thread_time() - before
 
     def add(self, metrics: dict[str, Tensor], batch_size: int) -> None:
-        for name, value in metrics.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-            self._counts[name] = self._counts.get(name, 0) + 1
+        names, values = tuple(metrics), torch.stack([value.double() for value in metrics.values()])
+        finite = values.isfinite()
+        sums = torch.stack([values.masked_fill(~finite, 0), finite.double()])
+        self._sums[names] = self._sums[names] + sums if names in self._sums else sums
         self._images += batch_size
         self._steps += 1
 
     def report(self) -> Report:
-        """The means over all ranks since the last report. All ranks call it at the same step."""
-        names = sorted(self._sums)
-        own = [self._sums[name].double().cpu() / self._counts[name] for name in names]
-        means = self.ranks.mean(torch.stack(own)) if own else torch.empty(0)
+        """The means over all ranks since the last report. All ranks call it at the same step.
+
+        A term that was never finite is not among them.
+        """
+        names = sorted({name for together in self._sums for name in together})
+        own = torch.zeros(len(names), 2, dtype=torch.float64)
+        for together, sums in self._sums.items():
+            own[[names.index(name) for name in together]] += sums.cpu().T
+        sums, counts = self.ranks.mean(own).T.tolist()
         seconds = time.perf_counter() - self._started
         steps = max(1, self._steps)
         memory = _memory_gib(self.ranks.device)
@@ -106,7 +114,7 @@ class Meter:
         table = self.ranks.gather(torch.tensor(figures, dtype=torch.float64))
         spreads = [Spread(float(c.min()), float(c.quantile(0.5)), float(c.max())) for c in table.T[:4]]
         report = Report(
-            means=dict(zip(names, means.tolist(), strict=True)),
+            means={name: sum_ / count for name, sum_, count in zip(names, sums, counts, strict=True) if count},
             images_per_second=self._images / seconds,
             data_wait_share=float((table[:, 2] / table[:, 0]).mean()),
             num_damaged=int(table[:, 4].sum()),

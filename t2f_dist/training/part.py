@@ -50,6 +50,7 @@ class Part:
         self.condition_vectors = torch.empty(0)  # [N, S], for the queue
         self.present = _any_present(batch.condition, len(batch), gan.device)  # bool [N]: it has some condition
         self.opposed = _any_present(batch.mismatched, len(batch), gan.device)  # bool [N]: and a mismatched one
+        self.suspects: dict[str, Tensor] = {}  # bool [N]: what of a sample is not finite
         self.sign_sum = torch.zeros((), dtype=torch.float64, device=gan.device)  # of the scores of reals
 
     def _reals(self, stored: Tensor) -> Images:
@@ -101,6 +102,13 @@ class Part:
         with self.gan.precision.autocast():
             features = discriminator.features(images, phase.resolution, phase.alpha)
             return features, at_least_float32(discriminator.logits(features, embedding))
+
+    def suspect(self, **rows: Tensor) -> None:
+        """Note by name which rows of [N] or [N, ...] hold what is not finite."""
+        for name, values in rows.items():
+            finite = values.detach().isfinite()
+            found = ~(finite.flatten(1).all(dim=1) if finite.dim() > 1 else finite)
+            self.suspects[name] = self.suspects[name] | found if name in self.suspects else found
 
     def score(self, features: Tensor, embedding: Tensor) -> Tensor:
         """Features that are there already, with another condition. -> [N]"""

@@ -14,6 +14,8 @@ from t2f_dist.config.schema import Adam, Config
 from t2f_dist.models.networks import Networks
 from t2f_dist.training.precision import Precision
 
+SCALE_FLOOR = 1.0  # of fp16: where the loss itself overflows, a lower scale of it finds nothing
+
 
 class _Active(nn.Module):
     """The layers that a phase trains. Its forward calls any function, so that DDP sees whatever uses the layers."""
@@ -38,6 +40,16 @@ class Side:
     Only active layers require gradients and take part in the exchange: DDP is wrapped anew when a block comes in or an
     old image layer goes out, a few milliseconds a few times in a run. All ranks call `activate`, `backward` and `step`
     together.
+
+    A step whose loss or gradient is not finite is left out, by all ranks and without waiting for the GPU: a loss that
+    is not finite makes its gradients so, the exchange carries them to every rank, all see that the norm of what was
+    exchanged is no number, and the optimizer then leaves weights and moments as they are.
+
+    Attributes:
+        parameters: active ones.
+        gradient_norms: of the last step, one for each of `learnt`; those of the parameters that had a gradient.
+        bad: bool, whether the last step was left out; the same on all ranks.
+        settled: bool, the scale of fp16 was as low as it is tried when the last step began; else, no scale to find.
     """
 
     def __init__(self, name: str, networks: Networks, config: Config, precision: Precision, world_size: int):
@@ -56,8 +68,11 @@ class Side:
             for modality, section in config.condition.modalities.items():
                 parameters = networks.generator.encoder.parameters_of(modality)
                 groups.append(_group(parameters, config.optimizer.condition, section.learning_rate_factor))
-        self.optimizer = torch.optim.Adam(groups)
-        self.parameters: list[nn.Parameter] = []  # active ones
+        self.optimizer = torch.optim.Adam(groups, fused=True)  # of its kinds the one that can leave a step out
+        self.parameters: list[nn.Parameter] = []
+        self.learnt: list[nn.Parameter] = []
+        self.gradient_norms = torch.empty(0)
+        self.bad = self.settled = torch.zeros((), dtype=torch.bool)
         self._wrapped: nn.Module | None = None
 
     def activate(self, resolution: int, fading: bool) -> None:
@@ -104,32 +119,38 @@ class Side:
                 parameter.requires_grad_()
 
     def backward(self, loss: Tensor) -> None:
-        self.scaler.scale(loss).backward()
+        """Add up the gradients of a loss; NaN, where it is not finite."""
+        ok = loss.detach().isfinite()
+        self.scaler.scale(loss * torch.where(ok, 1.0, torch.nan)).backward()
+
+    @property
+    def scale(self) -> Tensor:
+        """What fp16 multiplies the loss with, a scalar on the device; 1 in the other formats."""
+        return self.scaler.scale(torch.ones((), device=self.parameters[0].device))
 
     def step(self, learning_rate_factor: float) -> dict[str, Tensor]:
-        """One step of the optimizer; gradients are cleared.
+        """One step of the optimizer, or none where a gradient is not finite; gradients are cleared.
 
-        Returns the gradients' norm, a scalar tensor; in fp16 also whether the step was skipped, 0 or 1, since the
-        scaler tries scales that overflow now and then: such a step counts with a norm of 0.
+        Returns scalar tensors: the gradients' norm, and whether the step was left out, 0 or 1.
         """
+        self.settled = self.scale <= SCALE_FLOOR
         self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        self.learnt = [p for p in self.parameters if p.grad is not None]
+        self.gradient_norms = torch.stack(torch._foreach_norm([p.grad for p in self.learnt if p.grad is not None]))
+        norm = torch.linalg.vector_norm(self.gradient_norms)
+        self.bad = ~norm.isfinite()
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * learning_rate_factor
-        self.scaler.step(self.optimizer)
+        # What a GradScaler sets when it steps such an optimizer; it would not see a norm that overflows.
+        self.optimizer.found_inf = self.bad.float()  # pyright: ignore[reportAttributeAccessIssue]
+        self.optimizer.step()
         self.scaler.update()
         if self.weight_clip is not None:
             with torch.no_grad():
                 for parameter in self.networks.discriminator.parameters():
                     parameter.clamp_(-self.weight_clip, self.weight_clip)
         self.optimizer.zero_grad(set_to_none=True)
-        if not self.scaler.is_enabled():
-            return {f"gradient_norm/{self.name}": norm}
-        finite = norm.isfinite()
-        return {
-            f"gradient_norm/{self.name}": torch.where(finite, norm, torch.zeros_like(norm)),
-            f"skipped_steps/{self.name}": (~finite).float(),
-        }
+        return {f"gradient_norm/{self.name}": norm, f"skipped_steps/{self.name}": self.bad.to(norm)}
 
     def release(self) -> None:
         """Drop the DDP wrapper; it must be gone before its process group."""

@@ -34,6 +34,7 @@ def train_step(gan: Gan, batch: Batch, phase: Phase, images_seen: int, num_parts
     if generator_too:
         _generator_step(gan, parts, phase, metrics)
     _follow(gan, parts, phase, images_seen, metrics)
+    gan.suspects = {name: torch.cat([part.suspects[name] for part in parts]) for name in parts[0].suspects}
     return metrics
 
 
@@ -91,15 +92,16 @@ def _generator_step(gan: Gan, parts: list[Part], phase: Phase, metrics: Metrics)
 
 
 def _follow(gan: Gan, parts: list[Part], phase: Phase, images_seen: int, metrics: Metrics) -> None:
-    """What goes along with the weights, from the global batch: queue, augmentation."""
+    """What goes along with the weights, from the global batch: queue, augmentation. Nothing, where that was bad."""
+    bad = gan.discriminator_side.bad
     if gan.networks.queue is not None:
         vectors = gan.gathered(torch.cat([part.condition_vectors for part in parts]))
         identities = gan.gathered(torch.cat([part.batch.identities for part in parts]))
         present = gan.gathered(torch.cat([part.present for part in parts]).byte()).bool()
-        gan.networks.queue.push(vectors, identities, present)
+        gan.networks.queue.push(vectors, identities, present, bad)
     if gan.ada is not None:
         signs = gan.summed(torch.stack([part.sign_sum for part in parts]).sum())
-        gan.ada.see(signs, phase.batch_size, images_seen)
+        gan.ada.see(signs, phase.batch_size, images_seen, bad)
         metrics["augment/real_sign"] = signs / phase.batch_size  # what the target is compared with
         metrics["augment/probability"] = gan.ada.probability.clone()
 

@@ -42,6 +42,8 @@ def discriminator_terms(gan: Gan, part: Part, embedding: Tensor, mismatched: Ten
     fakes = part.seen(tuple(image.detach() for image in part.drawing.fakes), FAKES)
     features, real_logits = part.judge(reals, embedding)
     _, fake_logits = part.judge(fakes, embedding)
+    part.suspect(condition=embedding, mismatched=mismatched, score=real_logits)
+    part.suspect(score=fake_logits)
     boundary = BOUNDARIES.get(config.adversarial.kind, 0.0)
     part.sign_sum = (real_logits.detach() - boundary).sign().double().sum()
     adversarial, labels = ADVERSARIAL[config.adversarial.kind], _labels(gan)
@@ -77,7 +79,7 @@ def _add_penalties(
     gan: Gan, part: Part, embedding: Tensor, reals: Images, fakes: Images, images_seen: int, terms: Terms
 ) -> None:
     """Taken at what the discriminator is shown, so that no second derivative of an augmentation is needed."""
-    size, scaler = part.phase.batch_size, gan.discriminator_side.scaler
+    size, side = part.phase.batch_size, gan.discriminator_side
     for penalty in gan.config.loss.penalties:
         if not due(penalty.every_images, images_seen, size):
             continue
@@ -85,11 +87,9 @@ def _add_penalties(
         def score(images: Images) -> Tensor:
             return part.judge(images, embedding)[1]
 
-        term = PENALTIES[penalty.kind](score, reals, fakes, part.batch.mixing, scaler.get_scale())
+        term = PENALTIES[penalty.kind](score, reals, fakes, part.batch.mixing, side.scale)
         lazy = max(1.0, penalty.every_images / size)  # applied once for so many steps
         terms.add(f"discriminator/{penalty.kind}", term, penalty.weight * lazy)
-        if scaler.is_enabled():  # it overflows where the step is skipped
-            terms.note(f"discriminator/{penalty.kind}", term.nan_to_num(0.0, 0.0, 0.0))
 
 
 def generator_terms(gan: Gan, part: Part) -> Terms:
@@ -98,6 +98,7 @@ def generator_terms(gan: Gan, part: Part) -> Terms:
     assert drawing is not None
     adversarial, labels = ADVERSARIAL[config.loss.adversarial.kind], _labels(gan)
     features, logits = part.judge(part.seen(drawing.fakes, GENERATED), part.embedding)
+    part.suspect(score=logits)
     real_features, real_logits = features, logits
     if adversarial.relative or config.loss.feature_matching.weight:
         with torch.no_grad():
