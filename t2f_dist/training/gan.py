@@ -62,6 +62,23 @@ class Gan:
     def sides(self) -> tuple[Side, Side]:
         return self.generator_side, self.discriminator_side
 
+    def weights(self) -> dict[str, Tensor]:
+        """By name, without a graph: networks with their buffers, moving average, adaptive augmentation."""
+        live = {f"networks.{name}": tensor for name, tensor in self.networks.state_dict().items()}
+        average = {f"generator_ema.{name}": tensor for name, tensor in self.generator_ema.state_dict().items()}
+        adaptive = self.ada.state_dict() if self.ada is not None else {}
+        return live | average | {f"augment.{name}": tensor for name, tensor in adaptive.items()}
+
+    def moments(self) -> dict[str, Tensor]:
+        """Adam's state, by the name of its parameter and a key; parameters of blocks not yet grown have none."""
+        names = {id(parameter): name for name, parameter in self.networks.named_parameters()}
+        return {
+            f"{names[id(parameter)]}/{key}": value.detach()
+            for side in self.sides
+            for parameter, state in side.optimizer.state.items()
+            for key, value in state.items()
+        }
+
     def describe(self) -> str:
         """What the present phase trains and exchanges."""
         counts = ", ".join(f"{side.name} {sum(p.numel() for p in side.parameters):,}" for side in self.sides)

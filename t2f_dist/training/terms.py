@@ -10,7 +10,7 @@ from t2f_dist.losses.adversarial import ADVERSARIAL, Labels, drift
 from t2f_dist.losses.features import feature_matching, l1
 from t2f_dist.losses.matching import contrastive, kl_to_unit_gaussian
 from t2f_dist.losses.penalties import PENALTIES
-from t2f_dist.models.layers import Images
+from t2f_dist.models.layers import Images, at_least_float32
 from t2f_dist.training.gan import Gan
 from t2f_dist.training.growth import due
 from t2f_dist.training.part import FAKES, GENERATED, REALS, Part
@@ -42,6 +42,7 @@ def discriminator_terms(gan: Gan, part: Part, embedding: Tensor, mismatched: Ten
     fakes = part.seen(tuple(image.detach() for image in part.drawing.fakes), FAKES)
     features, real_logits = part.judge(reals, embedding)
     _, fake_logits = part.judge(fakes, embedding)
+    _note_diversity(gan, part, terms)
     part.suspect(condition=embedding, mismatched=mismatched, score=real_logits)
     part.suspect(score=fake_logits)
     boundary = BOUNDARIES.get(config.adversarial.kind, 0.0)
@@ -73,6 +74,19 @@ def discriminator_terms(gan: Gan, part: Part, embedding: Tensor, mismatched: Ten
         _add_condition_identity(gan, part, embedding, terms)
     _add_penalties(gan, part, embedding.detach(), reals, fakes, images_seen, terms)
     return terms
+
+
+@torch.no_grad()
+def _note_diversity(gan: Gan, part: Part, terms: Terms) -> None:
+    """How much images differ from each other: the standard deviation of a pixel within groups of positions, on average.
+
+    The groups are those that no rank and no part cuts: the same images stand in one however many ranks there are.
+    """
+    size = gan.config.group_size
+    assert part.drawing is not None
+    if size > 1:
+        for name, images in (("real", part.reals), ("fake", part.drawing.fakes)):
+            terms.note(f"diversity/{name}", at_least_float32(images[-1]).unflatten(0, (-1, size)).std(dim=1).mean())
 
 
 def _add_penalties(
