@@ -7,15 +7,20 @@ resume is to start the sampler at another position.
 from __future__ import annotations
 
 import signal
+import sys
 import traceback
-from collections.abc import Generator, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from functools import partial
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Sampler
 
 from t2f_dist.config.schema import Config
+from t2f_dist.data import workers
 from t2f_dist.data.batch import Batch
 from t2f_dist.data.dataset import Request, Samples, Wanted
 from t2f_dist.data.indexed import IndexedSamples
@@ -101,18 +106,88 @@ def open_samples(config: Config, split: str | None = None) -> Samples:
     return samples
 
 
+Step = tuple[int, int, int]  # first position, global batch size, resolution
+
+
+class Unread:
+    """Steps whose batches have not come out: to iterate again begins with those that were asked for in vain."""
+
+    def __init__(self, steps: Iterable[Step]):
+        self._steps = iter(steps)
+        self._asked: deque[Step] = deque()
+
+    def __iter__(self) -> Iterator[Step]:
+        yield from tuple(self._asked)
+        for step in self._steps:
+            self._asked.append(step)
+            yield step
+
+    def came_out(self) -> None:
+        """The batch of the first of them."""
+        self._asked.popleft()
+
+    @property
+    def asked(self) -> list[Step]:
+        return list(self._asked)
+
+
+def _warn(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
 def batches(
     samples: Samples,
-    steps: Iterable[tuple[int, int, int]],
+    steps: Iterable[Step],
     rank: int,
     world_size: int,
     num_workers: int,
     pin_memory: bool = False,
+    warn: Callable[[str], None] = _warn,
 ) -> Generator[Batch, None, None]:
     """A rank's share of each step's global batch, in order; on the CPU. Closing the iterator ends its processes.
 
-    Raises ValueError where samples cannot be read, as `Samples` does, also from a loader process.
+    Where the kernel kills a loader process, reading starts again at the first batch that has not come out, and `warn`
+    gets a line: a batch is a function of its position, so the stream is the same. Tars without an index go on in
+    another order, as in a run that resumes.
+
+    Raises ValueError where samples cannot be read, as `Samples` does, also from a loader process; and where loader
+    processes are killed again and again.
     """
+    unread, bound = Unread(steps), workers.Bound()
+    streamed = isinstance(samples, StreamedSamples)
+    careful = False  # what was asked for in vain is asked for again one by one
+    while True:
+        wanted, processes, ahead = (unread.asked, 1, 1) if careful else (unread, num_workers, PREFETCH_FACTOR)
+        reading = _read(samples, wanted, rank, world_size, processes, ahead, pin_memory)
+        try:
+            for batch in reading:
+                unread.came_out()
+                bound.num_batches += 1
+                yield batch
+            if not careful:
+                return
+            careful = False
+        except workers.LostWorkers as lost:
+            images_seen = unread.asked[0][0]
+            bound.add(lost, images_seen)
+            # One process took others' batches with it, and which sample did that is not known. A stream reads others.
+            careful = bound.again(PREFETCH_FACTOR * num_workers) and not streamed
+            order = ", in another order" if streamed else ""
+            warn(f"rank {rank}: {lost}: it is replaced, and reading goes on at {images_seen:,} images{order}")
+        finally:
+            reading.close()
+
+
+def _read(
+    samples: Samples,
+    steps: Iterable[Step],
+    rank: int,
+    world_size: int,
+    num_workers: int,
+    prefetch_factor: int,
+    pin_memory: bool,
+) -> Generator[Batch, None, None]:
+    """As `batches`, until a loader process is lost: then none is left of them, and workers.LostWorkers is raised."""
     if isinstance(samples, StreamedSamples):
         steps, num_workers = samples.begin(steps, rank, world_size, num_workers)
     positions = RankPositions(steps, rank, world_size, len(samples.lanes))
@@ -121,7 +196,7 @@ def batches(
         samples,
         batch_sampler=Followed(positions, prefetch) if prefetch else positions,
         num_workers=num_workers,
-        prefetch_factor=PREFETCH_FACTOR if num_workers else None,
+        prefetch_factor=prefetch_factor if num_workers else None,
         collate_fn=_as_it_is,
         pin_memory=pin_memory,
         in_order=True,
@@ -129,22 +204,58 @@ def batches(
         # The loader's own seed: without it, each epoch would advance torch's global generator.
         generator=torch.Generator().manual_seed(0),
     )
+    others, before = set(active_children()), signal.getsignal(signal.SIGCHLD)
+    processes: set[BaseProcess] = set()
+    hearing: workers.Hearing | None = None
+    loading: Iterator[Batch] | None = None
     try:
-        for batch in loader:
+        loading = iter(loader)
+        processes = set(active_children()) - others
+        hearing = workers.Hearing(processes, before)
+        while True:
+            workers.check(processes)
+            hearing.waiting = True
+            batch = next(loading, None)
+            hearing.waiting = False
+            if batch is None:
+                return
             if prefetch:
                 prefetch.consumed()
             yield batch
     except BaseException as error:
-        # What its frames hold would keep the loader processes, which no signal ends: Python would wait for them.
+        if hearing:
+            hearing.waiting = False
+        lost = _ended(processes, error) if isinstance(error, Exception) else None
+        # What frames hold would keep the loader processes, which no signal ends: Python would wait for them.
+        loading = None
         traceback.clear_frames(error.__traceback__)
+        if lost:
+            raise lost from None
         if not isinstance(error, ValueError | OSError):
             raise
         # From a process it comes with its traceback: the last line says it.
         *_, line = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(line.removeprefix("ValueError: ")) from None
     finally:
+        loading = None  # ends its processes
+        if hearing:
+            hearing.close()
         if prefetch:
             prefetch.close()
+
+
+def _ended(processes: Collection[BaseProcess], error: Exception) -> workers.LostWorkers | None:
+    """The loss of a loader process where that is why `error` came; then the others are ended too."""
+    try:
+        # What a process had sent is fetched from it: where it is gone, that fails in many ways.
+        workers.check(processes, wait=isinstance(error, RuntimeError | OSError | EOFError))
+    except workers.LostWorkers as lost:
+        for process in processes:
+            process.kill()  # one may wait for ever for a lock that the lost one held
+        for process in processes:
+            process.join()
+        return lost
+    return None
 
 
 def _as_it_is(batch: Any) -> Batch:
