@@ -35,6 +35,7 @@ def reading(config: Config, said: list[str], num_workers: int = 2, samples: Samp
         assert len(victims) == most
         for victim in victims:
             os.kill(victim.pid, number)
+            victim.join()
 
     try:
         yield made, kill
