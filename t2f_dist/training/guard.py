@@ -1,0 +1,93 @@
+"""A small process beside a rank, for the hang that the rank cannot see: a thread that keeps the interpreter for ever.
+
+    python -I -S guard.py SECONDS RANK RUN STACKS
+
+No thread of such a rank runs any more, so that nothing in it can end it. A timer of the C library could, and would also
+when a job is stopped for a night and continued: it counts hours in which nothing could move. This process is stopped
+with the job, counts its own turns, and waits while its rank is stopped.
+
+The rank writes a line of its place to the standard input, now and then. Where none comes for SECONDS, this process
+asks for the stacks with a signal that needs no interpreter (faulthandler's), which come into the open file STACKS,
+writes them to RUN/hang-RANK.txt, and kills the rank. It ends when the rank does.
+
+Nothing but a little of the standard library is imported, so that it starts in some milliseconds.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import sys
+import time
+
+TURNS = 20  # within the bound
+STOPPED = ("T", "t")  # by a signal, by a debugger
+STACK_SECONDS = 1.0  # for the stacks to be written
+
+
+def watch(seconds: float, rank: int, run: str, stacks: int) -> None:
+    parent = os.getppid()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # meant for the rank: it may want time to save
+    turn = seconds / TURNS
+    silent, place = 0.0, b""
+    before = time.monotonic()
+    while os.getppid() == parent:
+        ready, _, _ = select.select([0], [], [], turn)
+        now = time.monotonic()
+        passed, before = min(max(now - before, 0.0), 2 * turn), now  # a job that was stopped has not hung meanwhile
+        if ready:
+            content = os.read(0, 1 << 16)
+            if not content:
+                return
+            place = ([line for line in content.split(b"\n") if line] or [place])[-1]
+            silent = 0.0
+        elif state_of(parent) not in STOPPED:
+            silent += passed
+        if silent >= seconds and os.getppid() == parent:
+            _end(parent, rank, run, stacks, place.decode(errors="replace"), silent)
+            return
+
+
+def state_of(pid: int) -> str:
+    """The letter by which the kernel names a process's state; empty where there is none such, or no /proc."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0].decode()
+    except (OSError, IndexError):
+        return ""
+
+
+def _end(pid: int, rank: int, run: str, stacks: int, place: str, seconds: float) -> None:
+    os.kill(pid, signal.SIGUSR2)
+    time.sleep(STACK_SECONDS)
+    text = os.pread(stacks, 1 << 20, 0).decode(errors="replace")
+    # The main thread is the last one, its innermost call the first.
+    calls = re.findall(r'File "(?:.*/)?([^"/]+)", line (\d+) in (\S+)', text.rpartition("(most recent call first)")[2])
+    where = " < ".join(f"{file}:{line} in {name}" for file, line, name in calls[:4])
+    line = f"rank {rank} hangs {place}: a thread of it keeps the interpreter since {seconds:.0f} s"
+    line += f"; the main thread is at {where}" if where else ""
+    try:
+        sys.stderr.write(f"error: {line}; it is killed, its stacks are in {run}/hang-{rank}.txt\n")
+        sys.stderr.flush()
+        _write_down(run, rank, line, text)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+def _write_down(run: str, rank: int, line: str, stacks: str) -> None:
+    with open(f"{run}/hang-{rank}.txt", "w") as file:
+        file.write(f"{line}\n\n{stacks}")
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+    from pathlib import Path
+
+    from t2f_dist.training import status
+
+    if status.read(Path(run)).get("outcome") == "running":
+        status.write(Path(run), "failed", line, retry=True)
+
+
+if __name__ == "__main__":
+    watch(float(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
