@@ -34,9 +34,18 @@ MAY_IMPORT = {
         "storage",
         "text",
     },
-    "training": {"config", "data", "models", "losses", "text"},
+    "training": {"config", "data", "models", "losses", "storage", "text"},
     "evaluation": {"config", "shard.format", "shard.manifest", "shard.encode", "data", "models", "text", "portraits"},
-    "cli": {"config", "shard", "inspection", "storage", "models.snapshot", "evaluation", "portraits"},
+    "cli": {
+        "config",
+        "shard",
+        "inspection",
+        "storage",
+        "models.snapshot",
+        "evaluation",
+        "portraits",
+        "training.archive",
+    },
     "train": {"config", "training"},
 }
 LAUNCHED = {"accelerate", "wandb"}  # only in training/ and train.py

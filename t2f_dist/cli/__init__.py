@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from t2f_dist.cli import faces, index, inspect, shard
+from t2f_dist.cli import checkpoints, faces, index, inspect, shard
 
 
 class Commands(click.Group):
@@ -55,5 +55,6 @@ main.add_command(index.index)
 main.add_command(inspect.verify)
 main.add_command(inspect.inspect)
 main.add_command(faces.configs)
+main.add_command(checkpoints.checkpoints)
 main.add_command(faces.sample)
 main.add_command(faces.evaluate)

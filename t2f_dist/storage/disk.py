@@ -68,7 +68,7 @@ class Disk:
         with replacing(there) as temporary:
             shutil.copyfile(path, temporary)
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: bytes | memoryview) -> None:
         there = self.at(name)
         there.parent.mkdir(parents=True, exist_ok=True)
         write_file(there, content)
@@ -138,8 +138,8 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write a small local file whole or not at all. Raises OSError."""
+def write_file(path: Path, content: bytes | memoryview) -> None:
+    """Write a local file whole or not at all. Raises OSError."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 

@@ -103,8 +103,8 @@ class Folder:
         """Put a local file into the folder, whole or not at all, in place of one of the same name."""
         self._files.store(path, name)
 
-    def write(self, name: str, content: bytes) -> None:
-        """As `store`, of a small file that is in memory."""
+    def write(self, name: str, content: bytes | memoryview) -> None:
+        """As `store`, of a file that is in memory."""
         self._files.write(name, content)
 
     def delete(self, name: str) -> None:

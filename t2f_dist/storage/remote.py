@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from t2f_dist.storage import patience, url
 from t2f_dist.storage.disk import Entry, checked
@@ -170,17 +170,17 @@ class Remote:
         if size <= PART_BYTES:
             self.write(name, path.read_bytes())
         elif url.scheme(self.place) == "s3":
-            try:
-                self._store_parts(path, size, name)
-            except FileNotFoundError:
-                # The answer to the last request was lost: asked again, the store knows the upload no more.
-                self._store_parts(path, size, name)
+            self._store_parts(lambda: path.open("rb"), size, name)
         else:
             self._call(name, "put_file", num_bytes=size, before=(str(path),))
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: bytes | memoryview) -> None:
         self._writable()
-        self._call(name, "pipe_file", content, num_bytes=len(content))
+        size = memoryview(content).nbytes
+        if size > PART_BYTES and url.scheme(self.place) == "s3":
+            self._store_parts(lambda: _Pieces(memoryview(content)), size, name)
+        else:
+            self._call(name, "pipe_file", bytes(content), num_bytes=size)
 
     def delete(self, name: str) -> None:
         self._writable()
@@ -252,13 +252,20 @@ class Remote:
         if (_stamp(after), after["size"]) != (_stamp(before), before["size"]):
             raise OSError(f"{self._shown(name)}: changed while it was fetched")
 
-    def _store_parts(self, path: Path, size: int, name: str) -> None:
+    def _store_parts(self, opened: Callable[[], "BinaryIO | _Pieces"], size: int, name: str) -> None:
+        try:
+            self._upload(opened, size, name)
+        except FileNotFoundError:
+            # The answer to the last request was lost: asked again, the store knows the upload no more.
+            self._upload(opened, size, name)
+
+    def _upload(self, opened: Callable[[], "BinaryIO | _Pieces"], size: int, name: str) -> None:
         """A multipart upload: nothing is seen of it before its last request, and nothing stays of one that fails."""
         upload = {"UploadId": self._s3(name, "create_multipart_upload", 0)["UploadId"]}
         length = max(PART_BYTES, -(-size // _PARTS_MAX))
         parts = []
         try:
-            with open(path, "rb") as stream:
+            with opened() as stream:
                 while content := stream.read(length):
                     given = {"PartNumber": len(parts) + 1, "Body": content, **upload}
                     tag = self._s3(name, "upload_part", len(content), **given)["ETag"]
@@ -323,6 +330,24 @@ def _timed(system: Any, method: str, seconds: float, *values: Any, **named: Any)
     if error is not None:
         raise error
     return found
+
+
+@dataclass
+class _Pieces:
+    """What is in memory, read as a file is, without a copy of the whole."""
+
+    content: memoryview
+    start: int = 0
+
+    def read(self, length: int) -> bytes:
+        self.start += length
+        return bytes(self.content[self.start - length : self.start])
+
+    def __enter__(self) -> "_Pieces":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.content.release()
 
 
 @dataclass

@@ -1,39 +1,27 @@
-"""Checkpoints: all that a run needs to go on as if it had never stopped.
+"""Checkpoints: all that a run needs to go on as if it had never stopped, taken from a Gan and put back into one.
 
-A checkpoint is a folder `checkpoints/images-000000123456` with safetensors files and `state.json`, which holds the
-sha256 of each file and a checksum of its own. It is written under a temporary name, synced and renamed, so that it is
-there whole or not at all. The newest valid one is found by itself; a damaged one is skipped with a warning.
-
-The random state is not in it: everything random is a function of the seed and `images_seen`.
+Where they stand, and which of them are whole, is the archive's. The random state is not in them: everything random is
+a function of the seed and `images_seen`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import re
-import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
+import click
 import safetensors.torch
 import torch
 from torch import Tensor
 
+from t2f_dist.training.archive import Archive
 from t2f_dist.training.gan import Gan
+from t2f_dist.training.packed import Packed
 from t2f_dist.training.side import Side
+from t2f_dist.training.stored import DamagedCheckpoint, Stored
 
-FORMAT = "t2f-dist-checkpoint"
-VERSION = 2
-NAME = re.compile(r"images-(\d{12})")
-
-
-class DamagedCheckpoint(ValueError):
-    """A file of a checkpoint is missing, or not what was written."""
+NETWORKS, OPTIMIZERS = "networks.safetensors", "optimizers.safetensors"
 
 
 @dataclass(frozen=True)
@@ -45,39 +33,33 @@ class State:
     config: dict[str, Any]
 
 
-def save(folder: Path, gan: Gan, state: State, keep: int) -> Path:
-    """Write a checkpoint into `folder`, then delete all but the newest `keep` (at least 2). One rank calls.
+class Copy:
+    """The memory for one checkpoint, filled again and again.
 
-    Raises OSError where the disk is full or gone; then no half checkpoint is left, and the older ones stay.
+    Attributes:
+        images_seen: of the moment that was copied.
+        body: what is no tensor, for state.json.
     """
-    assert keep >= 2
-    folder.mkdir(parents=True, exist_ok=True)
-    final = folder / f"images-{state.images_seen:012d}"
-    temporary, aside = folder / f".{final.name}.tmp", folder / f".{final.name}.old"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        files = {}
-        for name, tensors in (("networks", _networks(gan)), ("optimizers", _optimizers(gan))):
-            content = safetensors.torch.save({key: tensor.contiguous() for key, tensor in tensors.items()})
-            _write(temporary / f"{name}.safetensors", content)
-            files[f"{name}.safetensors"] = hashlib.sha256(content).hexdigest()
+
+    def __init__(self) -> None:
+        self.images_seen = 0
+        self.body: dict[str, Any] = {}
+        self._files = {NETWORKS: Packed(), OPTIMIZERS: Packed()}
+
+    def take(self, gan: Gan, state: State) -> None:
+        """Copy all of this moment; training may go on when it returns."""
+        self._files[NETWORKS].fill(_networks(gan))
+        self._files[OPTIMIZERS].fill(_optimizers(gan))
         scalers = {side.name: side.scaler.state_dict() for side in (gan.generator_side, gan.discriminator_side)}
-        body = {"format": FORMAT, "version": VERSION, "files": files, "scalers": scalers, **asdict(state)}
-        body["checksum"] = _checksum(body)
-        _write(temporary / "state.json", json.dumps(body, indent=1).encode())
-        _sync(temporary)
-        if final.exists():  # of the same moment, and damaged perhaps: out of the way before it is deleted
-            os.rename(final, aside)
-        os.rename(temporary, final)
-        shutil.rmtree(aside, ignore_errors=True)
-        _sync(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    for old in found(folder)[keep:]:
-        shutil.rmtree(old)
-    return final
+        self.images_seen = state.images_seen
+        self.body = {"scalers": scalers, **asdict(state)}
+        if gan.device.type == "cuda":
+            torch.cuda.synchronize(gan.device)
+
+    @property
+    def files(self) -> dict[str, memoryview]:
+        """Name -> content; it changes when the next moment is taken."""
+        return {name: packed.content for name, packed in self._files.items()}
 
 
 def check_finite(gan: Gan, images_seen: int) -> None:
@@ -93,74 +75,21 @@ def check_finite(gan: Gan, images_seen: int) -> None:
             )
 
 
-def found(folder: Path) -> list[Path]:
-    """Checkpoints in `folder`, valid or not, the newest first."""
-    if not folder.is_dir():
-        return []
-    return sorted((path for path in folder.iterdir() if NAME.fullmatch(path.name)), reverse=True)
+def fill(gan: Gan, stored: Stored, place: str) -> State:
+    """Fill `gan` from a checkpoint that was read at `place`. Every rank calls.
 
-
-def newest_valid(folder: Path, warn: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint whose files are what was written. One rank calls.
-
-    Newer ones that are not are renamed to `damaged-...`, so that they do not count as kept; `warn` gets a line of each.
-    None where there never was one. Raises ValueError where all are damaged, or the newest is of another version, and
-    OSError where it cannot be read: a run must not begin again in silence.
+    Raises ValueError where the networks are of other shapes.
     """
-    candidates = found(folder)
-    for path in candidates:
-        try:
-            read_state(path)
-            return path
-        except DamagedCheckpoint as error:
-            aside = path.with_name(f"damaged-{path.name}-{os.getpid()}")
-            os.rename(path, aside)
-            warn(f"checkpoint {path} is damaged and skipped, kept as {aside.name}: {error}")
-    if candidates:
-        raise ValueError(f"all {len(candidates)} checkpoints in {folder} are damaged: name another folder with --run")
-    return None
-
-
-def load(path: Path, gan: Gan) -> State:
-    """Fill `gan` from a checkpoint. Every rank calls, and reads the file itself.
-
-    Raises ValueError where a file is damaged, or the networks are of other shapes.
-    """
-    try:
-        body = read_state(path)
-    except DamagedCheckpoint as error:
-        raise ValueError(f"checkpoint {path} is damaged: {error}") from None
-    _fill(_networks(gan), safetensors.torch.load_file(path / "networks.safetensors"), path)
-    stored = safetensors.torch.load_file(path / "optimizers.safetensors")
+    _fill(_networks(gan), safetensors.torch.load(stored.files[NETWORKS]), place)
+    moments = safetensors.torch.load(stored.files[OPTIMIZERS])
     for side in (gan.generator_side, gan.discriminator_side):
-        _fill_optimizer(side, gan, stored)
-        side.scaler.load_state_dict(body["scalers"][side.name])
-    return State(**{name: body[name] for name in State.__dataclass_fields__})
+        _fill_optimizer(side, gan, moments)
+        side.scaler.load_state_dict(stored.body["scalers"][side.name])
+    return state_of(stored)
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """state.json, checked with all files that it names. Raises DamagedCheckpoint, or ValueError for another version."""
-    try:
-        body = json.loads((path / "state.json").read_bytes())
-        checksum = body.pop("checksum")
-        kind = (body["format"], body["version"])
-    except (FileNotFoundError, ValueError, KeyError, AttributeError) as error:
-        raise DamagedCheckpoint(f"state.json is missing or unreadable ({type(error).__name__})") from None
-    if checksum != _checksum(body):
-        raise DamagedCheckpoint("state.json does not match its checksum")
-    if kind != (FORMAT, VERSION):
-        raise ValueError(
-            f"checkpoint {path} is of format {kind[0]} version {kind[1]}, and this t2f-dist reads {FORMAT} version"
-            f" {VERSION}: go on with the t2f-dist that wrote it, or name another folder with --run"
-        )
-    for name, sha256 in body["files"].items():
-        try:
-            with open(path / name, "rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                    raise DamagedCheckpoint(f"{name} does not match its checksum")
-        except FileNotFoundError:
-            raise DamagedCheckpoint(f"{name} is missing") from None
-    return body
+def state_of(stored: Stored) -> State:
+    return State(**{name: stored.body[name] for name in State.__dataclass_fields__})
 
 
 def _networks(gan: Gan) -> dict[str, Tensor]:
@@ -200,7 +129,7 @@ def _fill_optimizer(side: Side, gan: Gan, stored: dict[str, Tensor]) -> None:
 
 
 @torch.no_grad()
-def _fill(targets: dict[str, Tensor], stored: dict[str, Tensor], path: Path) -> None:
+def _fill(targets: dict[str, Tensor], stored: dict[str, Tensor], place: str) -> None:
     wrong = [
         name
         for name in sorted(targets.keys() | stored.keys())
@@ -208,27 +137,38 @@ def _fill(targets: dict[str, Tensor], stored: dict[str, Tensor], path: Path) -> 
     ]
     if wrong:
         raise ValueError(
-            f"checkpoint {path} is of other networks ({wrong[0]} and {len(wrong) - 1} more differ):"
+            f"checkpoint {place} is of other networks ({wrong[0]} and {len(wrong) - 1} more differ):"
             " use the configuration that wrote it, or another --run folder"
         )
     for name, tensor in targets.items():
         tensor.copy_(stored[name])
 
 
-def _checksum(body: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+def save(folder: str | Path, gan: Gan, state: State, keep: int = 2) -> Path:
+    """Write a checkpoint at once, and wait for it; its path. One rank calls.
+
+    Raises OSError where the disk is full or gone; then no half checkpoint is left, and the older ones stay.
+    """
+    archive, copy = Archive(folder, keep), Copy()
+    copy.take(gan, state)
+    name = archive.write(state.images_seen, copy.files, copy.body, warn=click.echo)
+    archive.prune()
+    return archive.folder.path / name
 
 
-def _write(path: Path, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+def load(path: str | Path, gan: Gan) -> State:
+    """Fill `gan` from the folder of a checkpoint. Every rank calls, and reads the file itself.
 
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+    Raises ValueError where a file is damaged, or the networks are of other shapes.
+    """
+    path = Path(path)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        stored = Archive(path.parent).read(path.name)
+    except DamagedCheckpoint as error:
+        raise ValueError(f"checkpoint {path} is damaged: {error}") from None
+    return fill(gan, stored, str(path))
+
+
+def found(folder: str | Path) -> list[Path]:
+    """Checkpoints in a local folder, finished and not known to be damaged, the newest first."""
+    return [Path(folder, each.name) for each in Archive(folder).found()]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import multiprocessing
 
+import click
+
 from t2f_dist.config.load import dump
 from t2f_dist.config.schema import Config
 from t2f_dist.data.loader import batches, open_samples
 from t2f_dist.models import snapshot
 from t2f_dist.training import checkpoint
+from t2f_dist.training.archive import Archive
 from t2f_dist.training.corpus import corpus, facts
 from t2f_dist.training.gan import Gan
 from t2f_dist.training.growth import Growth, due, num_parts
@@ -18,6 +21,7 @@ from t2f_dist.training.meter import Meter, Report
 from t2f_dist.training.ranks import Agreement, Ranks
 from t2f_dist.training.resume import resume
 from t2f_dist.training.run_folder import RunFolder
+from t2f_dist.training.saver import Saver
 from t2f_dist.training.step import train_step
 from t2f_dist.training.warm_start import warm_start
 
@@ -61,7 +65,9 @@ class Training:
         self.parts = [num_parts(config, stage.batch_size, ranks.world_size) for stage in config.stages]
         self.samples = open_samples(config)
         self.fingerprint = self.samples.manifest.fingerprint
+        self.archive = Archive.of(config)
         self.journal: Journal | None = None  # of the main rank
+        self.saver: Saver | None = None  # of the main rank
         ranks.check_same(self.fingerprint, "shards")
 
     def run(self) -> bool:
@@ -70,12 +76,13 @@ class Training:
         stopped = None
         gan = Gan(config, facts(self.samples), ranks.device, ranks.world_size)
         try:
-            images_seen = resume(self.folder.path, gan, config, self.fingerprint, ranks)
+            images_seen = resume(self.archive, gan, config, self.fingerprint, ranks)
             begun_with = [] if images_seen else warm_start(gan, config, corpus(self.samples))
             if images_seen >= self.growth.total_images:
                 return self._already_finished(images_seen)
             if ranks.is_main:
                 self.journal = self._open_journal(images_seen, begun_with)
+                self.saver = Saver(self.archive, lambda line: click.echo(f"warning: {line}", err=True))
             stopped = self._attempt(gan, images_seen)
         except BaseException:
             self._close(exit_code=1)
@@ -127,18 +134,20 @@ class Training:
                     saved_at = self._save(gan, images_seen)
             if stopped and saved_at != images_seen:
                 self._save(gan, images_seen)
+            if self.saver:
+                self.saver.wait()
         finally:
             stream.close()  # ends the loader processes
+            if self.saver:
+                self.saver.close()
         self._say_end(stopped, images_seen)
         return stopped
 
     def _save(self, gan: Gan, images_seen: int) -> int:
-        """Write a checkpoint; all ranks wait for it. Returns the images seen."""
+        """Take a checkpoint, which is then written beside the training. Returns the images seen."""
         checkpoint.check_finite(gan, images_seen)
-        if self.ranks.is_main:
-            state = checkpoint.State(images_seen, self.fingerprint, self.config.model_dump(mode="json"))
-            checkpoint.save(self.folder.path / "checkpoints", gan, state, self.config.checkpoint.keep)
-        self.ranks.barrier()
+        if self.saver:
+            self.saver.save(gan, checkpoint.State(images_seen, self.fingerprint, self.config.model_dump(mode="json")))
         return images_seen
 
     def _open_journal(self, images_seen: int, begun_with: list[str]) -> Journal:

@@ -1,17 +1,18 @@
-"""Going on from a run's folder: find its newest valid checkpoint, and make sure that it is of this run."""
+"""Going on from an archive: find its newest valid checkpoint, and make sure that it is of this run."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import click
 
 from t2f_dist.config.schema import Config
 from t2f_dist.training import checkpoint
+from t2f_dist.training.archive import Archive
 from t2f_dist.training.gan import Gan
 from t2f_dist.training.ranks import Ranks
+from t2f_dist.training.stored import DamagedCheckpoint, Stored, moment, named
 
 # What may differ from the run that wrote the checkpoint: it changes where and how a run is carried out and watched,
 # not its weights. (Accumulation changes the order of sums, and nothing else.)
@@ -36,21 +37,27 @@ MAY_DIFFER = (
 )
 
 
-def resume(run: Path, gan: Gan, config: Config, dataset: str, ranks: Ranks) -> int:
-    """Fill `gan` from the newest valid checkpoint of the folder; the images seen, 0 for a start. All ranks call.
+def resume(archive: Archive, gan: Gan, config: Config, dataset: str, ranks: Ranks) -> int:
+    """Fill `gan` from the newest valid checkpoint of the archive; the images seen, 0 for a start. All ranks call.
 
-    Raises ValueError where the checkpoint is of another configuration or other shards, naming what differs.
+    Every rank reads the files itself. Raises ValueError where the checkpoint is of another configuration or other
+    shards, naming what differs, and OSError where the archive cannot be read.
     """
-    folder = run / "checkpoints"
-    images = -1
+    stored: Stored | None = None
+    images, attempt = -1, 0
     if ranks.is_main:
-        newest = checkpoint.newest_valid(folder, warn=lambda line: click.echo(f"warning: {line}", err=True))
-        images = int(checkpoint.NAME.fullmatch(newest.name)[1]) if newest else -1  # type: ignore[index]
-    images = ranks.broadcast(images)
+        stored = archive.newest_valid(warn=lambda line: click.echo(f"warning: {line}", err=True))
+        images, attempt = moment(stored.name) if stored else (-1, 0)
+    images, attempt = ranks.broadcast(images), ranks.broadcast(attempt)
     if images < 0:
         return 0
-    path = folder / f"images-{images:012d}"
-    state = checkpoint.load(path, gan)
+    name = named(images, attempt)
+    path = archive.at(name)
+    try:
+        stored = stored or archive.read(name)
+    except DamagedCheckpoint as error:
+        raise ValueError(f"checkpoint {path} is damaged: {error}, as this rank reads it") from None
+    state = checkpoint.fill(gan, stored, path)
     before, now = state.config, config.model_dump(mode="json")
     if len(before["stages"]) == len(now["stages"]):
         before, now = _without_end(before), _without_end(now)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -12,8 +10,11 @@ from t2f_dist.config.condition import Lstm, Stored
 from t2f_dist.config.schema import Config
 from t2f_dist.models import snapshot
 from t2f_dist.models.snapshot import Corpus
+from t2f_dist.storage import url
 from t2f_dist.training import checkpoint
+from t2f_dist.training.archive import Archive
 from t2f_dist.training.gan import Gan
+from t2f_dist.training.stored import DamagedCheckpoint
 
 PREFIX = "networks.discriminator."
 
@@ -38,7 +39,7 @@ def warm_start(gan: Gan, config: Config, corpus: Corpus) -> list[str]:
             _fill(network, given.generator.state_dict(), what)
         lines.append(f"generator from {config.warm_start.generator}, at {given.images_seen:,} images")
     if config.warm_start.discriminator is not None:
-        weights = _discriminator(Path(config.warm_start.discriminator))
+        weights = _discriminator(config.warm_start.discriminator)
         _fill(gan.networks.discriminator, weights, f"warm_start.discriminator {config.warm_start.discriminator}")
         lines.append(f"discriminator from {config.warm_start.discriminator}")
     return lines
@@ -79,20 +80,31 @@ def _check_corpus(gan: Gan, config: Config, corpus: Corpus, given: snapshot.Snap
             )
 
 
-def _discriminator(path: Path) -> dict[str, Tensor]:
+def _discriminator(given: str) -> dict[str, Tensor]:
+    """Of the newest checkpoint of a run, of a folder of checkpoints, or of one; a folder or a URL."""
+    what = f"warm_start.discriminator {url.shown(given)}"
     remedy = "name the folder of a run, or of one of its checkpoints (a snapshot will not do, it has no discriminator)"
-    if not path.is_dir():
-        raise ValueError(f"warm_start.discriminator {path} is no folder: {remedy}")
-    kept = checkpoint.found(path / "checkpoints")
-    folder = kept[0] if kept else path
+    path = url.local(given)
+    if path is not None and not path.is_dir():
+        raise ValueError(f"{what} is no folder: {remedy}")
+    archive, name = _place(given)
+    if name is None:
+        raise ValueError(f"{what} holds no checkpoint, or a damaged one: state.json is missing; {remedy}")
     try:
-        checkpoint.read_state(folder)
-        tensors = safetensors.torch.load_file(folder / "networks.safetensors")
-    except checkpoint.DamagedCheckpoint as error:
-        raise ValueError(
-            f"warm_start.discriminator {path} holds no checkpoint, or a damaged one: {error}; {remedy}"
-        ) from None
+        tensors = safetensors.torch.load(archive.read(name).files[checkpoint.NETWORKS])
+    except DamagedCheckpoint as error:
+        raise ValueError(f"{what} holds no checkpoint, or a damaged one: {error}; {remedy}") from None
     return {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
+
+
+def _place(given: str) -> tuple[Archive, str | None]:
+    """An archive, and the name of a checkpoint in it."""
+    archive = Archive.named(given)
+    if kept := archive.found():
+        return archive, kept[0].name
+    above, name = url.split(given.rstrip("/"))
+    archive = Archive(above)
+    return archive, name if any(each.name == name for each in archive.found()) else None
 
 
 @torch.no_grad()

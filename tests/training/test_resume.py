@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from t2f_dist.training import checkpoint
+from t2f_dist.training.archive import Archive
 from t2f_dist.training.ranks import Ranks
 from t2f_dist.training.resume import differences, resume
 from tests.training.short_run import untrained
@@ -47,7 +48,7 @@ def test_a_run_goes_on_with_another_cache_and_not_with_other_lanes(portrait_shar
 
     def again(*overrides: str) -> int:
         now = settings(*overrides)
-        return resume(tmp_path, untrained(now), now, "abc", Ranks(60))
+        return resume(Archive.of(now), untrained(now), now, "abc", Ranks(60))
 
     state = checkpoint.State(24, "abc", settings("data.cache_dir=/fast").model_dump(mode="json"))
     checkpoint.save(tmp_path / "checkpoints", untrained(settings()), state, keep=2)

@@ -1,0 +1,318 @@
+"""Where the checkpoints of a run stand, and which of them are whole: a local folder, or any URL.
+
+A checkpoint is a folder `images-000000123456` with files of tensors and `state.json`, which holds the sha256 of each
+file and a checksum of its own. It is written last: without it the checkpoint is not there, which also holds on stores
+of objects, where nothing can be renamed. What is complete is never written over: of a moment that is there already, a
+second checkpoint gets a name that ends in -2, and the first is removed when that one is safe.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from t2f_dist.config.load import read_yaml
+from t2f_dist.config.schema import Config
+from t2f_dist.storage import url
+from t2f_dist.storage.folder import Entry, Folder, Patience
+from t2f_dist.training.retention import Kept, superfluous
+from t2f_dist.training.stored import STATE, DamagedCheckpoint, Listed, Stored, grouped, named, parsed, sealed
+
+DAMAGED = "damaged.json"  # in the folder of a checkpoint that was found so
+BLOCK_BYTES = 32 << 20  # of one reading
+
+Warn = Callable[[str], None]
+
+__all__ = ["DAMAGED", "Archive", "DamagedCheckpoint", "Listed"]
+
+
+class Archive:
+    """The checkpoints below one place. One process writes at a time, any number read.
+
+    All methods raise OSError in one line where the place cannot be read or written, of another machine after some
+    tries.
+
+    Args:
+        place: path or URL.
+        keep: the newest so many always stay, at least 2.
+        keep_hours: those that are younger stay too.
+        clock: the time, in seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        place: str | Path,
+        keep: int = 2,
+        keep_hours: float = 0.0,
+        patience: Patience | None = None,
+        clock: Callable[[], float] = time.time,
+    ):
+        assert keep >= 2
+        self.folder = Folder(place, patience)
+        self.keep = keep
+        self.keep_hours = keep_hours
+        self.clock = clock
+        self._device: int | None = None  # of the disk on which a local folder lies
+        self._unfinished: dict[str, tuple[Entry, ...]] = {}  # as they were when last looked at
+        self._saved: dict[tuple[str, str], float | None] = {}  # by name and stamp of state.json
+
+    @classmethod
+    def of(cls, config: Config) -> Archive:
+        """That of a run."""
+        kept = config.checkpoint
+        return cls(kept.folder or Path(config.run) / "checkpoints", kept.keep, kept.keep_hours)
+
+    @classmethod
+    def named(cls, place: str | Path) -> Archive:
+        """That of a run, by the run's folder, whose config.yaml says where it is; or by its own folder or URL.
+
+        Raises ValueError where that file is none of a run.
+        """
+        path = url.local(place)
+        if path is None:
+            return cls(place)
+        config = path / "config.yaml"
+        if config.is_file():
+            section = read_yaml(config).get("checkpoint")
+            folder = section.get("folder") if isinstance(section, dict) else None
+            return cls(str(folder) if folder else path / "checkpoints")
+        return cls(path / "checkpoints" if (path / "checkpoints").is_dir() else path)
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+    def at(self, name: str) -> str:
+        return f"{self}/{name}"
+
+    def open(self) -> None:
+        """Before the first save: make a local folder, and see that it can be written to. One rank calls."""
+        self.folder.make()
+        if self.folder.is_local:
+            probe = self.folder.path / ".probe"
+            probe.touch()
+            probe.unlink(missing_ok=True)
+            self._device = os.stat(self.folder.path).st_dev
+        else:
+            self.folder.write(".probe", b"")
+            self.folder.delete(".probe")
+
+    def listed(self) -> list[Listed]:
+        """All that is there, finished or not, damaged or not; the newest first. Nothing where there is no folder."""
+        for _ in range(10):
+            try:
+                entries = self.folder.list("images-")
+                folders = _subfolders(self.folder.path) if self.folder.is_local else []
+                return grouped(entries, folders, DAMAGED)
+            except FileNotFoundError:  # removed while it was listed
+                if not self.folder.is_local:
+                    raise
+                if not self.folder.path.is_dir():
+                    return []
+        raise OSError(f"{self}: it changes while it is listed")
+
+    def found(self) -> list[Listed]:
+        """Those that are finished, and not known to be damaged; the newest first."""
+        return [each for each in self.listed() if each.finished and not each.marked]
+
+    def newest_valid(self, warn: Warn) -> Stored | None:
+        """The newest checkpoint whose files are what was written, with their bytes. One rank calls.
+
+        Newer ones that are not are marked by a file damaged.json, so that they do not count as kept, and stay; `warn`
+        gets a line of each. None where there never was one.
+
+        Raises:
+            ValueError: all are damaged, or the newest is of another version.
+            OSError: it cannot be read. A run must not begin again in silence.
+        """
+        everything = self.listed()
+        self._unfinished = {each.name: each.entries for each in everything if not each.finished}
+        candidates = [each for each in everything if each.finished]
+        for each in everything:
+            if each.marked:
+                continue
+            if not each.finished:
+                warn(f"checkpoint {self.at(each.name)} has no {STATE}: its writing was cut short, and it is skipped")
+                continue
+            try:
+                return self.read(each.name)
+            except DamagedCheckpoint as error:
+                warn(f"checkpoint {self.at(each.name)} is damaged and skipped: {error}; {self._mark(each.name, error)}")
+        if candidates:
+            raise ValueError(
+                f"all {len(candidates)} checkpoints in {self} are damaged: name another folder with --run"
+                " (t2f-dist checkpoints says what is wrong with each)"
+            )
+        return None
+
+    def read(self, name: str) -> Stored:
+        """A checkpoint, read and checked in one go.
+
+        Raises DamagedCheckpoint, and ValueError where it is of another version.
+        """
+        body = self.body(name)
+        return Stored(name, body, {file: self._checked(name, file, sha, True) for file, sha in body["files"].items()})
+
+    def verify(self, name: str, progress: Callable[[int], object] | None = None) -> dict[str, Any]:
+        """As `read`, of any size in little memory: state.json. `progress` is called with the bytes read since."""
+        body = self.body(name)
+        for file, sha256 in body["files"].items():
+            self._checked(name, file, sha256, False, progress)
+        return body
+
+    def body(self, name: str) -> dict[str, Any]:
+        """state.json, checked by itself alone. Raises as `read`."""
+        try:
+            content = self.folder.read(f"{name}/{STATE}")
+        except FileNotFoundError:
+            raise DamagedCheckpoint(f"{STATE} is missing") from None
+        return parsed(content, self.at(name))
+
+    def write(self, images: int, files: Mapping[str, memoryview], body: dict[str, Any], warn: Warn) -> str:
+        """Write a checkpoint, safe against a loss of power when this returns; its name. One rank calls.
+
+        `warn` gets a line where the folder had vanished. Raises OSError, also where another disk lies there than
+        before; of what failed, nothing is left that counts.
+        """
+        self._find_again(warn)
+        digests = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
+        name, done = self._free_name(images, digests)
+        if done:
+            return name
+        sizes = {file: content.nbytes for file, content in files.items()}
+        try:
+            for file, content in files.items():
+                self.folder.write(f"{name}/{file}", content)
+            self._sync(name)
+            self._sync()
+            state = {"files": digests, "bytes": sizes, "saved": self.clock(), **body}
+            self.folder.write(f"{name}/{STATE}", sealed(state))
+            self._sync(name)
+        except BaseException:
+            with suppress(OSError):
+                self.delete(name)
+            raise
+        return name
+
+    def prune(self) -> None:
+        """Remove what retention does not keep, and what killed saves left unfinished. One rank calls, while none saves.
+
+        The unfinished of another process may be in the making: it goes where it is still as it was when it was looked
+        at before.
+        """
+        everything = self.listed()
+        unfinished = {each.name: each.entries for each in everything if not each.finished and not each.marked}
+        for name, entries in unfinished.items():
+            if self._unfinished.get(name) == entries:
+                self.delete(name)
+        self._unfinished = unfinished
+        kept = [each for each in everything if each.finished and not each.marked]
+        for each in superfluous([self._kept(each) for each in kept], self.keep, self.keep_hours, self.clock()):
+            self.delete(each)
+
+    def delete(self, name: str) -> None:
+        """Remove a checkpoint, state.json first: what is left of a removal that is cut short is none."""
+        self.folder.delete(f"{name}/{STATE}")
+        if self.folder.is_local:
+            shutil.rmtree(self.folder.path / name, ignore_errors=True)
+            return
+        for entry in self.folder.list(f"{name}/"):
+            self.folder.delete(entry.name)
+
+    def _kept(self, each: Listed) -> Kept:
+        saved: float | None = None
+        if self.keep_hours:
+            key = (each.name, next(entry.stamp for entry in each.entries if entry.name.endswith(f"/{STATE}")))
+            if key not in self._saved:
+                try:
+                    self._saved[key] = self.body(each.name).get("saved")
+                except ValueError:  # damaged since, or of another version: kept by count alone
+                    self._saved[key] = None
+            saved = self._saved[key]
+        return Kept(each.name, each.images, saved)
+
+    def _free_name(self, images: int, digests: dict[str, str]) -> tuple[str, bool]:
+        """A name for a checkpoint, and whether it stands there already, to the bit."""
+        same = [each for each in self.listed() if each.images == images]
+        for each in same:
+            if each.finished and not each.marked:
+                with suppress(ValueError):
+                    if self.verify(each.name)["files"] == digests:
+                        return each.name, True
+        name = named(images, 1 + max((each.attempt for each in same if each.finished or each.marked), default=0))
+        if any(each.name == name for each in same):  # of a save that was killed
+            self.delete(name)
+        return name, False
+
+    def _mark(self, name: str, error: Exception) -> str:
+        """Note in the folder of a checkpoint that it is damaged; what can be said of that."""
+        note = json.dumps({"reason": str(error), "found": self.clock()}, indent=1).encode()
+        try:
+            self.folder.write(f"{name}/{DAMAGED}", note)
+        except OSError as failure:
+            return f"it could not be marked so ({failure})"
+        return f"it is kept, with a note {DAMAGED}"
+
+    def _checked(
+        self, name: str, file: str, sha256: str, keep: bool, progress: Callable[[int], object] | None = None
+    ) -> bytes:
+        """The bytes of a file, or none without `keep`, after their sha256 was found to be the right one."""
+        digest, content = hashlib.sha256(), io.BytesIO()
+        try:
+            for block in self._blocks(f"{name}/{file}"):
+                digest.update(block)
+                if keep:
+                    content.write(block)
+                if progress:
+                    progress(len(block))
+        except FileNotFoundError:
+            raise DamagedCheckpoint(f"{file} is missing") from None
+        if digest.hexdigest() != sha256:
+            raise DamagedCheckpoint(f"{file} does not match its checksum")
+        return content.getvalue()
+
+    def _blocks(self, file: str) -> Iterator[bytes]:
+        start = 0
+        while block := self.folder.read(file, start, BLOCK_BYTES):
+            yield block
+            start += len(block)
+            if len(block) < BLOCK_BYTES:
+                return
+
+    def _find_again(self, warn: Warn) -> None:
+        """See that a local folder is where it was. Raises OSError where another disk is there in its place."""
+        if not self.folder.is_local:
+            return
+        path = self.folder.path
+        above = path
+        while not above.exists() and above != above.parent:
+            above = above.parent
+        if self._device is not None and os.stat(above).st_dev != self._device:
+            raise OSError(f"{path} is on another disk than when the run began: its own was unmounted; mount it again")
+        if above != path:
+            if self._device is not None:
+                warn(f"the folder {path} has vanished, with the checkpoints in it; it is made again")
+            self.folder.make()
+        self._device = os.stat(path).st_dev
+
+    def _sync(self, name: str = "") -> None:
+        """Make the names in a local folder safe against a loss of power."""
+        if not self.folder.is_local:
+            return
+        descriptor = os.open(self.folder.path / name, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _subfolders(path: Path) -> list[str]:
+    with os.scandir(path) as entries:
+        return [entry.name for entry in entries if entry.is_dir()]

@@ -1,0 +1,125 @@
+"""One checkpoint as it is stored: its name, its files, and its state.json."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from t2f_dist.storage.folder import Entry
+
+FORMAT = "t2f-dist-checkpoint"
+VERSION = 2
+STATE = "state.json"
+_NAME = re.compile(r"images-(\d{12})(?:-([1-9]\d{0,3}))?")
+
+
+class DamagedCheckpoint(ValueError):
+    """A file of a checkpoint is missing, or not what was written."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A folder of a checkpoint, by what is in it.
+
+    Attributes:
+        images: seen when it was saved.
+        attempt: 1, or higher where another checkpoint of the same moment was there.
+        entries: its files; their names begin with the folder's.
+        finished: state.json is there.
+        marked: it was found to be damaged.
+    """
+
+    name: str
+    images: int
+    attempt: int
+    entries: tuple[Entry, ...]
+    finished: bool
+    marked: bool
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(max(0, entry.size) for entry in self.entries)
+
+    def size(self, file: str) -> int | None:
+        """Bytes of one of its files; None where there is none."""
+        return next((entry.size for entry in self.entries if entry.name == f"{self.name}/{file}"), None)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A checkpoint that was read whole.
+
+    Attributes:
+        body: what state.json holds.
+        files: name -> content.
+    """
+
+    name: str
+    body: dict[str, Any]
+    files: dict[str, bytes]
+
+
+def named(images: int, attempt: int) -> str:
+    """The name of a checkpoint."""
+    return f"images-{images:012d}" + (f"-{attempt}" if attempt > 1 else "")
+
+
+def moment(name: str) -> tuple[int, int]:
+    """The images seen, and which attempt. Raises ValueError for what is no checkpoint's name."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise ValueError(f"{name} is not the name of a checkpoint, such as {named(123456, 1)}")
+    return int(match[1]), int(match[2] or 1)
+
+
+def grouped(entries: Iterable[Entry], folders: Iterable[str], damaged: str) -> list[Listed]:
+    """Checkpoints, the newest first.
+
+    Args:
+        entries: of the files below their folder.
+        folders: names of folders, empty ones too, where there are such.
+        damaged: name of the file that marks a damaged one.
+    """
+    by_name: dict[str, list[Entry]] = {name: [] for name in folders}
+    for entry in entries:
+        name, slash, _ = entry.name.partition("/")
+        if slash:
+            by_name.setdefault(name, []).append(entry)
+    found = []
+    for name, own in by_name.items():
+        if _NAME.fullmatch(name):
+            files = {entry.name.partition("/")[2] for entry in own}
+            found.append(Listed(name, *moment(name), tuple(sorted(own)), STATE in files, damaged in files))
+    return sorted(found, key=lambda each: (each.images, each.attempt), reverse=True)
+
+
+def sealed(body: dict[str, Any]) -> bytes:
+    """What state.json is to hold, with its format, version and checksum."""
+    body = {"format": FORMAT, "version": VERSION, **body}
+    return json.dumps(body | {"checksum": _checksum(body)}, indent=1).encode()
+
+
+def parsed(content: bytes, place: str) -> dict[str, Any]:
+    """What state.json holds, which stands at `place`. Raises DamagedCheckpoint, or ValueError for another version."""
+    try:
+        body = json.loads(content)
+        checksum = body.pop("checksum")
+        kind = (body["format"], body["version"])
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise DamagedCheckpoint(f"{STATE} is unreadable ({type(error).__name__})") from None
+    if checksum != _checksum(body):
+        raise DamagedCheckpoint(f"{STATE} does not match its checksum")
+    if kind != (FORMAT, VERSION):
+        raise ValueError(
+            f"checkpoint {place} is of format {kind[0]} version {kind[1]}, and this t2f-dist reads {FORMAT} version"
+            f" {VERSION}: go on with the t2f-dist that wrote it, or name another folder with --run"
+        )
+    return body
+
+
+def _checksum(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
