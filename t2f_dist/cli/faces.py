@@ -7,11 +7,9 @@ import click
 from t2f_dist.cli.words import counted
 
 _CACHE_DIR = click.option(
-    "--cache-dir", type=click.Path(path_type=Path), help="Of remote shards.  [default: as in training, else ~/.cache]"
+    "--cache-dir", type=click.Path(path_type=Path), help="Of remote shards.  [default: in ~/.cache]"
 )
-_CACHE_BYTES = click.option(
-    "--cache-bytes", type=click.IntRange(1), help="Of them at most.  [default: as in training, else 50 GB]"
-)
+_CACHE_BYTES = click.option("--cache-bytes", type=click.IntRange(1), help="Of them at most.  [default: 50 GB]")
 
 
 @click.command(short_help="List the configurations, a line each.")
@@ -98,7 +96,7 @@ def sample(
     if shards is not None and any(wanted.values()):
         raise ValueError("--shards brings its own conditions: leave out --caption, --voice and --identity, or --shards")
     loaded = load(snapshot)
-    conditions = Conditions(loaded, embed, cache_of(loaded.config.data, cache_dir, cache_bytes))
+    conditions = Conditions(loaded, embed, cache_of(cache_dir, cache_bytes))
     if embed is not None and wanted["caption"]:
         click.echo(f"loading {embed}", err=True)  # for some seconds
     asked = conditions.asked(wanted, found) if shards is None else conditions.of_shards(shards, split, rows)
@@ -121,7 +119,9 @@ def sample(
     type=click.Choice(["caption", "speech", "both", "all"]),
     help="What each face is drawn from; all: a table for each way in which the snapshot can be asked.",
 )
-@click.option("--shards", metavar="DIR_OR_URL", help="Of drawn portraits.  [default: those trained on]")
+@click.option(
+    "--shards", metavar="DIR_OR_URL", help="Of drawn portraits.  [default: those trained on, if on this disk]"
+)
 @click.option("--split", default="test", show_default=True, type=click.Choice(["train", "validation", "test"]))
 @click.option("--num", default=2000, show_default=True, type=click.IntRange(2), help="Samples, at most.")
 @click.option(
@@ -152,14 +152,23 @@ def evaluate(
     from t2f_dist.evaluation.held import cache_of
     from t2f_dist.evaluation.portraits import evaluate as agreement
     from t2f_dist.models.snapshot import load
+    from t2f_dist.storage import url
 
     loaded = load(snapshot)
     where = shards or loaded.config.data.shards
-    found = agreement(loaded, where, split, num, seed, by, cache_of(loaded.config.data, cache_dir, cache_bytes))
+    place = url.shown(where)
+    if shards is None and url.is_url(where):
+        raise ValueError(
+            f"the snapshot says that it was trained on {place}: give --shards, with that or another place; no server is"
+            " asked for something because a snapshot names it"
+        )
+    if shards is None:
+        click.echo(f"shards: {place}, as the snapshot says", err=True)
+    found = agreement(loaded, where, split, num, seed, by, cache_of(cache_dir, cache_bytes))
     seen = "which training sees" if split == "train" else "no combination of which stands in its training split"
     for way, table in found.items():
         asked = "caption and speech" if way == "both" else f"{way} alone"
-        click.echo(f"from {asked}: {table.num_samples} samples of the {split} split of {where}, {seen}")
+        click.echo(f"from {asked}: {table.num_samples} samples of the {split} split of {place}, {seen}")
         click.echo(table.format())
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,8 @@
 """Strict YAML into typed models: unknown keys, duplicate keys and wrong types are one clear line.
 
 Two traps of plain YAML are closed here: a key given twice (the last silently wins), and `1e-4`
-(YAML 1.1 reads a string, since its floats need a dot).
+(YAML 1.1 reads a string, since its floats need a dot). And a stranger's file costs little to refuse: its length, its
+depth and what its aliases stand for are bounded. No message or record holds a secret: see `redaction`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any, TypeVar
 import pydantic
 import yaml
 
+from t2f_dist.config.redaction import redacted, said
+
 
 class Section(pydantic.BaseModel):
     """Base of every configuration section: immutable, every key known, defaults validated like input."""
@@ -25,8 +28,20 @@ class Section(pydantic.BaseModel):
 Model = TypeVar("Model", bound=pydantic.BaseModel)
 
 
+FILE_BYTES_MAX = 256 * 1024  # of a YAML file; ours have a few thousand
+DIGITS_MAX = 1000  # of a number; those with colons take a time that grows with the square
+PROBLEMS_SHOWN, SHOWN_MAX = 20, 300  # problems of a configuration, and characters of a value in one
+VALUES_MAX = 50_000  # in a file, with each alias counted as what it stands for
+
+
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses duplicate keys and reads `1e-4` as a number."""
+    """SafeLoader that refuses duplicate keys and alias bombs, and reads `1e-4` as a number."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None and _num_values(node, {}) > VALUES_MAX:
+            raise yaml.YAMLError(f"more than {VALUES_MAX:,} values, once its aliases are written out")
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()
@@ -48,14 +63,31 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _num_values(node: yaml.Node, known: dict[int, int]) -> int:
+    """Values in a tree whose aliases are written out, which Python would share and every copy of it would not."""
+    if isinstance(node, yaml.ScalarNode) and node.tag.endswith((":int", ":float")) and len(node.value) > DIGITS_MAX:
+        raise yaml.YAMLError(f"a number of {len(node.value):,} characters")
+    if id(node) not in known:
+        known[id(node)] = VALUES_MAX + 1  # where it stands in itself
+        inner = node.value if isinstance(node, yaml.SequenceNode) else []
+        if isinstance(node, yaml.MappingNode):
+            inner = [part for pair in node.value for part in pair]
+        known[id(node)] = 1 + sum(_num_values(part, known) for part in inner)
+    return known[id(node)]
+
+
 def _parse(text: str, source: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ValueError(f"{source}{line}: {error.problem or error.context}") from None
+        raise ValueError(said(f"{source}{line}: {error.problem or error.context}")) from None
     except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{source}: not readable as YAML: {' '.join(str(error).split())}") from None
+        raise ValueError(said(f"{source}: not readable as YAML: {error}")) from None
+    except RecursionError:
+        raise ValueError(said(f"{source}: not readable as YAML: nested too deeply")) from None
+    except (TypeError, AttributeError, KeyError, IndexError) as error:  # PyYAML's own slips on odd tags
+        raise ValueError(said(f"{source}: not readable as YAML: {type(error).__name__} {error}")) from None
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -66,17 +98,21 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        with open(path, "rb") as file:
+            content = file.read(FILE_BYTES_MAX + 1)
+        if len(content) > FILE_BYTES_MAX:
+            raise ValueError(f"{path}: longer than {FILE_BYTES_MAX:,} bytes: no configuration is")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not a text file in UTF-8 ({error.reason})") from None
     except OSError as error:
         raise FileNotFoundError(f"{path}: cannot be read: {error.strerror}") from None
-    content = _parse(text, str(path))
-    if content is None:
+    mapping = _parse(text, str(path))
+    if mapping is None:
         return {}
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected `key: value` lines at the top, found a {type(content).__name__}")
-    return content
+    if not isinstance(mapping, dict):
+        raise ValueError(f"{path}: expected `key: value` lines at the top, found a {type(mapping).__name__}")
+    return mapping
 
 
 def override(mapping: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
@@ -89,7 +125,9 @@ def override(mapping: Mapping[str, Any], assignments: Iterable[str]) -> dict[str
         dotted, equals, text = assignment.partition("=")
         keys = dotted.strip().split(".")
         if not equals or not all(keys):
-            raise ValueError(f"--set {assignment}: expected key=value, such as --set seed=1 or --set data.flip=true")
+            raise ValueError(
+                f"--set {said(assignment)}: expected key=value, such as --set seed=1 or --set data.flip=true"
+            )
         value = _parse(text, f"--set {assignment}")
         place: Any = result
         for depth, key in enumerate(keys[:-1]):
@@ -99,7 +137,7 @@ def override(mapping: Mapping[str, Any], assignments: Iterable[str]) -> dict[str
         elif isinstance(place, dict):
             place[keys[-1]] = value
         else:
-            raise ValueError(f"--set {assignment}: {'.'.join(keys[:-1])} is a plain value and has no keys")
+            raise ValueError(f"--set {said(assignment)}: {'.'.join(keys[:-1])} is a plain value and has no keys")
     return result
 
 
@@ -107,7 +145,7 @@ def _descend(place: Any, key: str, dotted: str, assignment: str) -> Any:
     if isinstance(place, list):
         return place[_list_index(place, key, dotted, assignment)]
     if not isinstance(place, dict):
-        raise ValueError(f"--set {assignment}: {dotted.rpartition('.')[0]} is a plain value and has no keys")
+        raise ValueError(f"--set {said(assignment)}: {dotted.rpartition('.')[0]} is a plain value and has no keys")
     if place.get(key) is None:
         place[key] = {}
     return place[key]
@@ -115,7 +153,9 @@ def _descend(place: Any, key: str, dotted: str, assignment: str) -> Any:
 
 def _list_index(place: list[Any], key: str, dotted: str, assignment: str) -> int:
     if not key.isdigit() or int(key) >= len(place):
-        raise ValueError(f"--set {assignment}: {dotted}: the list has the entries 0 to {len(place) - 1}, not {key}")
+        raise ValueError(
+            f"--set {said(assignment)}: {dotted}: the list has the entries 0 to {len(place) - 1}, not {key}"
+        )
     return int(key)
 
 
@@ -136,8 +176,12 @@ def resolve(
     try:
         return model.model_validate(override(mapping, overrides))
     except pydantic.ValidationError as error:
-        problems = [_explain(model, item) for item in error.errors(include_url=False)]
-        raise ValueError(f"{source}: {'; '.join(problems)}") from None
+        found = error.errors(include_url=False)
+        problems = [_explain(model, item) for item in found[:PROBLEMS_SHOWN]]
+        problems += [f"and {len(found) - PROBLEMS_SHOWN} more"] if len(found) > PROBLEMS_SHOWN else []
+        raise ValueError(said(f"{source}: {'; '.join(problems)}")) from None
+    except RecursionError:
+        raise ValueError(said(f"{source}: nested too deeply")) from None
 
 
 def _explain(model: type[pydantic.BaseModel], problem: Any) -> str:
@@ -158,8 +202,9 @@ def _explain(model: type[pydantic.BaseModel], problem: Any) -> str:
         return f"{dotted}.kind is {problem['ctx']['tag']!r}: choose one of {tags}"
     if problem["type"] == "value_error":
         return f"{dotted}: {message}" if dotted else message
-    value = problem["input"]
-    return f"{dotted} is {value!r}: {message[0].lower()}{message[1:]}"
+    value = repr(problem["input"])
+    value = value if len(value) <= SHOWN_MAX else f"{value[: SHOWN_MAX - 3]}..."
+    return f"{dotted} is {value}: {message[0].lower()}{message[1:]}"
 
 
 def _locate(model: Any, location: tuple[Any, ...]) -> tuple[list[str], Any]:
@@ -198,6 +243,11 @@ def _sections_in(annotation: Any) -> list[Any]:
     return [section for argument in getattr(annotation, "__args__", ()) for section in _sections_in(argument)]
 
 
+def recorded(model: pydantic.BaseModel) -> dict[str, Any]:
+    """The model as what is kept of it, in checkpoints, snapshots and logs: without the secrets of URLs."""
+    return redacted(model.model_dump(mode="json"))
+
+
 def dump(model: pydantic.BaseModel) -> str:
-    """The model as YAML that `read_yaml` and `resolve` turn into the same model again."""
-    return yaml.safe_dump(model.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    """`recorded`, as YAML that `read_yaml` and `resolve` turn into the same model again."""
+    return yaml.safe_dump(recorded(model), sort_keys=False, allow_unicode=True, width=120)

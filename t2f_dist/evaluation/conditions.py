@@ -60,7 +60,7 @@ class Conditions:
     """
 
     def __init__(self, snapshot: Snapshot, model: Path | None = None, cache: Callable[[], Cache] | None = None):
-        self.cache = cache or cache_of(snapshot.config.data)
+        self.cache = cache or cache_of()
         self.sections = snapshot.config.condition.modalities
         if model is not None and not isinstance(self.sections.get("caption"), Stored):
             raise ValueError(f"--embed {model}: this snapshot reads no caption by a sentence encoder; leave it out")

@@ -8,19 +8,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from t2f_dist.config.schema import Data
 from t2f_dist.data.order import Place
-from t2f_dist.data.shards import Cache, Shards, default_cache
+from t2f_dist.data.shards import CACHE_BYTES, Cache, Shards, default_cache
 from t2f_dist.shard import format as shard_format
 
 
-def cache_of(data: Data, folder: Path | None = None, max_bytes: int | None = None) -> Callable[[], Cache]:
-    """Makes the cache of remote shards: as a person says, else as the snapshot was trained with."""
-    where = folder or data.cache_dir or default_cache()
+def cache_of(folder: Path | None = None, max_bytes: int | None = None) -> Callable[[], Cache]:
+    """Makes the cache of remote shards: where a person says, else in the home folder.
+
+    Never where a snapshot says: a stranger's would choose in which folder files are written, and old ones deleted.
+    """
 
     def open_cache() -> Cache:
         try:
-            return Cache(where, max_bytes or data.cache_bytes)
+            return Cache(folder or default_cache(), max_bytes or CACHE_BYTES)
         except ValueError as error:
             raise ValueError(f"{error}; here by --cache-dir") from None
 

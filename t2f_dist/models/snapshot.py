@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from t2f_dist.config.load import resolve
+from t2f_dist.config.load import recorded, resolve
 from t2f_dist.config.schema import Config
 from t2f_dist.models.condition import Inputs
 from t2f_dist.models.facts import Facts
@@ -27,6 +27,7 @@ from t2f_dist.models.networks import ConditionalGenerator
 
 FORMAT = "t2f-dist-snapshot"
 VERSION = 2
+HEADER_BYTES_MAX = 32 * 2**20  # the longest vocabularies and lists of people have a few
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def save(path: Path, snapshot: Snapshot) -> None:
     header = {
         "format": FORMAT,
         "version": str(VERSION),
-        "config": snapshot.config.model_dump_json(),
+        "config": json.dumps(recorded(snapshot.config)),
         "facts": json.dumps(asdict(snapshot.facts)),
         "corpus": json.dumps(asdict(snapshot.corpus)),
         "images_seen": str(snapshot.images_seen),
@@ -160,6 +161,10 @@ def load(path: str | Path) -> Snapshot:
     if not path.is_file():
         raise FileNotFoundError(f"no such snapshot or run: {path}")
     try:
+        with open(path, "rb") as start:
+            header_bytes = int.from_bytes(start.read(8), "little")
+        if HEADER_BYTES_MAX < header_bytes < path.stat().st_size:  # gigabytes, once it is read as JSON
+            raise ValueError(f"{path} is no snapshot: a header of {header_bytes:,} bytes, {HEADER_BYTES_MAX:,} at most")
         with safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
         tensors = safetensors.torch.load_file(path)

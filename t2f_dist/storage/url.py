@@ -56,6 +56,8 @@ def check(place: str | Path) -> str:
         raise ValueError(f"{shown(text)!r}: chains of places (::) are not allowed; name one place")
     if not name:
         return text
+    if re.match(r"[^/]*//redacted@", text.lstrip()) or text.endswith("?redacted"):
+        raise ValueError(f"{shown(text)!r} was written down without its password or query: name the whole URL again")
     rest = text.lstrip()[len(name) + 1 :]
     if not rest.startswith("//"):
         raise ValueError(f"{shown(text)!r}: expected {name}:// and no other number of slashes")

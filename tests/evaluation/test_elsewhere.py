@@ -63,19 +63,31 @@ def test_a_cache_of_one_shard_is_enough(portrait_shards: Path, web: Web, room: i
     assert not (tmp_path / "home").exists()
 
 
-def test_the_cache_is_that_of_training_unless_another_is_asked_for(
-    portrait_shards: Path, web: Web, room: int, tmp_path: Path
+def test_neither_a_server_nor_a_folder_is_touched_because_a_snapshot_names_it(
+    portrait_shards: Path, web: Web, tmp_path: Path
 ):
     place = f"{web.url}/{portrait_shards.name}"
-    trained = (f"data.shards={place}", f"data.cache_dir={tmp_path}/trained", f"data.cache_bytes={room}")
-    path = saved(tmp_path, portrait_shards, *trained)
-    assert run("evaluate", path, "--num", 4, "--by", "speech").exit_code == 0
-    assert cached(tmp_path / "trained") > 0 and not (tmp_path / "home").exists()
-    plain = saved(tmp_path, portrait_shards, f"data.shards={place}")
-    assert run("evaluate", plain, "--num", 4, "--by", "speech").exit_code == 0
+    named = (f"data.shards={place}?token=CANARY", f"data.cache_dir={tmp_path}/strangers")
+    path = saved(tmp_path, portrait_shards, *named)
+    refused = run("evaluate", path, "--num", 4, "--by", "speech")
+    assert_refused(refused, f"the snapshot says that it was trained on {place}: give --shards")
+    assert "CANARY" not in refused.output
+    assert not web.gets, "no request"
+    asked = run("evaluate", path, "--num", 4, "--by", "speech", "--shards", f"{place}?token=CANARY")
+    assert asked.exit_code == 0, asked.output
+    assert "CANARY" not in asked.output
     assert cached(tmp_path / "home/t2f-dist/shards") > 0
+    assert not (tmp_path / "strangers").exists()
+    local = saved(tmp_path, portrait_shards, f"data.shards={portrait_shards}")
+    evaluated = run("evaluate", local, "--num", 4, "--by", "speech")
+    assert evaluated.exit_code == 0, evaluated.output
+    assert f"shards: {portrait_shards}, as the snapshot says" in evaluated.stderr
+
+
+def test_a_cache_that_cannot_be_is_named(portrait_shards: Path, web: Web, tmp_path: Path):
+    plain, place = saved(tmp_path, portrait_shards), f"{web.url}/{portrait_shards.name}"
     (tmp_path / "file").touch()
-    refused = run("evaluate", plain, "--cache-dir", tmp_path / "file")
+    refused = run("evaluate", plain, "--shards", place, "--cache-dir", tmp_path / "file")
     assert_refused(refused, f"{tmp_path}/file cannot be the cache")
     assert "--cache-dir" in refused.stderr
 
