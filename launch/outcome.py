@@ -2,8 +2,12 @@
 
     python launch/outcome.py --since 2026-01-31T12:00:00Z --config C [--set a.b=v ...] [--run DIR]
 
-Takes the options of t2f_dist.train and reads status.json in the folder of that run. Prints one line. Exit codes: 0
-finished; 75 the same command is worth starting again (pre-empted, killed, or failed by what may pass); 78 it is not.
+Takes the options of t2f_dist.train and reads status.json in the folder of that run. Prints one line. Exit codes:
+
+0   finished
+74  killed, or failed by what may pass: the same command is worth starting again, a bounded number of times
+75  pre-empted, and saved: the same command goes on
+78  failed: something must be mended first
 
 --check       only reads the configuration: exit code 0 or 78, a line where it is wrong.
 --since       when the launch began, in UTC: what was written before says nothing about it.
@@ -22,9 +26,11 @@ from t2f_dist.config.load import read_yaml, resolve
 from t2f_dist.config.schema import Config
 from t2f_dist.training import status
 
+# The last three are EX_IOERR, EX_TEMPFAIL and EX_CONFIG of sysexits.h.
 FINISHED = 0
-AGAIN = 75  # EX_TEMPFAIL of sysexits.h
-MEND = 78  # EX_CONFIG
+KILLED = 74
+PREEMPTED = 75
+MEND = 78
 
 
 def main() -> int:
@@ -43,7 +49,7 @@ def main() -> int:
         if options.check:
             return 0
         code, line = judge(run, options.since)
-        if code == AGAIN and not line.startswith("preempted") and options.job:
+        if code == KILLED and options.job:
             failures = count(run, options.job)
             line += f"; failure {failures} without progress"
             if failures > options.failures:
@@ -63,14 +69,14 @@ def judge(run: Path, since: str) -> tuple[int, str]:
     if not known:
         return MEND, f"failed: nothing was written into {run}: see the first error above"
     if known.get("updated", "") < since:
-        return AGAIN, f"killed: nothing was written into {run} since {since}"
+        return KILLED, f"killed: nothing was written into {run} since {since}"
     if outcome == "finished":
         return FINISHED, f"finished: {reason}"
     if outcome == "preempted":
-        return AGAIN, f"preempted: {reason}"
+        return PREEMPTED, f"preempted: {reason}"
     if outcome == "running":
-        return AGAIN, f"killed: while {reason}"
-    return AGAIN if known.get("retry") is True else MEND, f"failed: {reason}"
+        return KILLED, f"killed: while {reason}"
+    return KILLED if known.get("retry") is True else MEND, f"failed: {reason}"
 
 
 def count(run: Path, job: str) -> int:

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# What a pod of train.yaml runs: the node's launcher, with the options of `accelerate launch`, `-m t2f_dist.train` and
+# the options of the training.
+#
+#   launch/k8s/pod.sh --config_file launch/multi_node.yaml ... -m t2f_dist.train --config C --run /runs/r
+#
+# Exit codes, by which podFailurePolicy decides (see launch/outcome.py): 0 finished, 74 killed or failed by what may
+# pass, 75 pre-empted, 78 to be mended.
+set -euo pipefail
+
+training=("$@")
+while ((${#training[@]} > 0)) && [[ ${training[0]} != t2f_dist.train ]]; do
+    training=("${training[@]:1}")
+done
+if ((${#training[@]} == 0)); then
+    echo "error: give pod.sh the options of accelerate launch, then -m t2f_dist.train and its options" >&2
+    exit 78
+fi
+training=("${training[@]:1}")
+outcome() { python launch/outcome.py "$@" "${training[@]}"; }
+outcome --check || exit 78
+
+began="$(date -u +%FT%TZ)"
+told=""
+trap 'told=yes' TERM
+# The launcher ignores SIGUSR1, also as its ranks start: they set handlers of their own.
+# Which pod holds the store where they meet is said, not guessed; pods may come minutes apart.
+index="${JOB_COMPLETION_INDEX:-0}"
+(
+    trap "" USR1
+    exec accelerate launch --machine_rank "$index" --rdzv_conf "is_host=$((index == 0)),read_timeout=300" "$@"
+) &
+launcher=$!
+
+# Only this process is told that the pod must go. SIGTERM to the launcher would leave its ranks 30 s; SIGUSR1 to them
+# leaves them the whole terminationGracePeriodSeconds to save. Those of other pods agree to stop at the same step.
+rounds=0
+while kill -0 "$launcher" 2>/dev/null; do
+    if [[ -z $told ]]; then
+        wait "$launcher" || true # also returns at a signal
+        continue
+    fi
+    # The launcher's children are its ranks; more than once, since ranks that are starting have no ear yet.
+    for children in "/proc/$launcher/task/"*/children; do
+        read -r -a ranks <"$children" 2>/dev/null || true
+        ((${#ranks[@]} == 0)) || kill -USR1 "${ranks[@]}" 2>/dev/null || true
+    done
+    for _ in {1..10}; do
+        kill -0 "$launcher" 2>/dev/null || break
+        sleep 0.5
+    done
+    # Saved, but the launcher restarts ranks that leave, now in vain; rank 0 had time for its last words.
+    if ((++rounds > 1)) && [[ $(outcome --since "$began") == preempted:* ]]; then
+        kill -TERM "$launcher" 2>/dev/null || true
+    fi
+done
+
+code=0
+outcome --since "$began" || code=$?
+exit "$code"
