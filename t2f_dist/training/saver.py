@@ -91,10 +91,16 @@ class Saver:
 
     def _write(self) -> None:
         started = time.perf_counter()
+        try:
+            self._try()
+        except BaseException as error:
+            self._error = error  # for whoever waits: a thread has nobody to raise it to
+        self.write_seconds = time.perf_counter() - started
+
+    def _try(self) -> None:
         copy = self._copy
         try:
             self.archive.write(copy.images_seen, copy.files, copy.body, self.warn)
-            self._error, self._failures = None, 0
         except OSError as error:
             self._error = error
             self._failures += 1
@@ -103,14 +109,12 @@ class Saver:
                     f"the checkpoint at {copy.images_seen:,} images could not be written to {self.archive}:"
                     f" {explained(error)}; training goes on, and the next is another try"
                 )
-        except BaseException as error:
-            self._error = error
-        if self._error is None:
-            try:
-                self.archive.prune()
-            except OSError as error:
-                self.warn(f"older checkpoints in {self.archive} could not be removed: {explained(error)}")
-        self.write_seconds = time.perf_counter() - started
+            return
+        self._error, self._failures = None, 0
+        try:
+            self.archive.prune()
+        except OSError as error:
+            self.warn(f"older checkpoints in {self.archive} could not be removed: {explained(error)}")
 
 
 def explained(error: BaseException) -> str:
