@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,6 +19,7 @@ from t2f_dist.training import launcher, status
 from t2f_dist.training.gan import Gan
 from t2f_dist.training.growth import Phase
 from t2f_dist.training.ranks import Ranks
+from t2f_dist.training.saver import explained
 
 STARTING = "starting"
 
@@ -107,15 +109,25 @@ class RunFolder:
         except OSError as error:
             self._warn(f"damaged samples are counted and not written down ({error})")
 
-    def save_snapshot(self, gan: Gan, corpus: snapshot.Corpus, images_seen: int, phase: Phase) -> None:
-        """Write the moving average as it stands, and delete older snapshots than are kept."""
+    def save_snapshot(self, gan: Gan, corpus: snapshot.Corpus, images_seen: int, phase: Phase) -> bool:
+        """Write the moving average as it stands, and delete older snapshots than are kept.
+
+        Returns whether it was written: one that cannot be is a warning, and what was written of it is removed.
+        """
         taken = snapshot.Snapshot(
             gan.generator_ema, self.config, gan.facts, corpus, images_seen, phase.resolution, phase.alpha
         )
         folder = self.path / "snapshots"
-        snapshot.save(folder / f"images-{images_seen:012d}.safetensors", taken)
-        for old in sorted(folder.glob("images-*.safetensors"))[: -self.config.snapshot.keep]:
-            old.unlink()
+        path = folder / f"images-{images_seen:012d}.safetensors"
+        try:
+            snapshot.save(path, taken)
+            for old in sorted(folder.glob("images-*.safetensors"))[: -self.config.snapshot.keep]:
+                old.unlink(missing_ok=True)
+        except OSError as error:
+            click.echo(f"warning: the snapshot at {images_seen:,} images is not written: {explained(error)}", err=True)
+            with suppress(OSError):
+                path.with_name(f".{path.name}.tmp").unlink(missing_ok=True)
+        return path.is_file()
 
 
 def in_words(error: BaseException, rank: int | str) -> str:

@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from t2f_dist.config.schema import Config
+from t2f_dist.models.snapshot import Corpus
 from t2f_dist.training import launcher, status
+from t2f_dist.training.growth import Growth
 from t2f_dist.training.loop import train
 from t2f_dist.training.ranks import Ranks
 from t2f_dist.training.run_folder import RunFolder, in_words
+from tests.training.short_run import untrained
 from tests.training.small import config
 
 
@@ -108,4 +111,26 @@ def test_a_status_that_cannot_be_written_is_a_warning_and_the_older_one_stays(se
     in_the_way.rmdir()
     folder.note("running", "training", images_seen=32)
     assert status.read(folder.path)["images_seen"] == 32
+    folder.release()
+
+
+def test_a_snapshot_that_cannot_be_written_is_a_warning(portrait_shards, tmp_path, capsys):
+    """And the next one is written again; what was there stays."""
+    settings = config("house", portrait_shards, tmp_path / "run", "snapshot.keep=2")
+    gan, phase = untrained(settings), Growth(settings.stages).at(8)
+    folder = RunFolder(settings, Ranks(60))
+    snapshots = tmp_path / "run" / "snapshots"
+    assert folder.save_snapshot(gan, Corpus(), 8, phase)
+    snapshots.rename(tmp_path / "elsewhere")
+    snapshots.write_text("no folder")
+    assert not folder.save_snapshot(gan, Corpus(), 16, phase)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: the snapshot at 16 images is not written: ")
+    snapshots.unlink()
+    (tmp_path / "elsewhere").rename(snapshots)
+    for images in (24, 32):
+        assert folder.save_snapshot(gan, Corpus(), images, phase)
+    assert sorted(path.name for path in snapshots.iterdir()) == [
+        f"images-{images:012d}.safetensors" for images in (24, 32)
+    ]
     folder.release()
