@@ -75,7 +75,10 @@ def join(timeout_seconds: float, group_timeout: timedelta) -> Attempt | None:
     deadline = time.monotonic() + timeout_seconds
     store = _connect(rank, deadline, timeout_seconds)
     me = Arrival(secrets.token_hex(8), host.identity(), host.address_towards(os.environ["MASTER_ADDR"]))
-    token, arrivals = meet(store, rank, world_size, me, deadline, timeout_seconds)
+    try:
+        token, arrivals = meet(store, rank, world_size, me, deadline, timeout_seconds)
+    except RuntimeError as error:
+        raise Absent(f"rank {rank} lost the launcher's store as the ranks met: {_first_line(error)}") from None
     num_hosts = len({arrival.host for arrival in arrivals})
     if num_hosts > 1 and INTERFACE not in os.environ:
         _choose_interface(me, arrivals)
@@ -106,11 +109,10 @@ def connecting(rank: int, timeout_seconds: float) -> Iterator[timedelta]:
     try:
         yield timedelta(seconds=timeout_seconds / CONNECT_TRIES)
     except RuntimeError as error:
-        cause = str(error).splitlines()[0]
         interface = os.environ.get(INTERFACE)
         raise Absent(
             f"rank {rank} cannot reach the others{f' by {interface}' if interface else ''}: a rank was lost as they"
-            f" met, or hosts reach each other by another network interface (set {INTERFACE}): {cause}"
+            f" met, or hosts reach each other by another network interface (set {INTERFACE}): {_first_line(error)}"
         ) from error
 
 
@@ -135,10 +137,7 @@ def _call(
     wait = POLL_SECONDS[0]
     while hellos and not store.check(hellos):
         if time.monotonic() > deadline:
-            missing = [rank for rank, key in enumerate(hellos, 1) if not store.check([key])]
-            message = _did_not_come(missing, world_size, timeout_seconds)
-            store.set(f"t2f/{token}/absent", message)
-            raise Absent(message)
+            raise _absent(store, token, world_size, timeout_seconds)
         wait = _pause(wait)
     texts = store.multi_get(hellos) if hellos else []
     everyone = [asdict(me), *(json.loads(text) for text in texts)]
@@ -162,9 +161,7 @@ def _answer(
                 return token, everyone
             refused = token  # of an attempt before this process: its rank 0 will be started again too
         wait = _pause(wait)
-    if token and store.check([f"t2f/{token}/absent"]):
-        raise Absent(store.get(f"t2f/{token}/absent").decode())
-    raise Absent(_did_not_come([0], world_size, timeout_seconds))
+    raise _absent(store, "" if token == refused else token, world_size, timeout_seconds)
 
 
 def _pause(seconds: float) -> float:
@@ -173,9 +170,12 @@ def _pause(seconds: float) -> float:
     return min(seconds * 1.2, POLL_SECONDS[1])
 
 
-def _did_not_come(ranks: list[int], world_size: int, timeout_seconds: float) -> str:
+def _absent(store: dist.Store, token: str, world_size: int, timeout_seconds: float) -> Absent:
+    """Who did not say hello to `token`; without a token, rank 0 is missed by all."""
+    others = range(1, world_size) if token else ()
+    ranks = [rank for rank in others if not store.check([f"t2f/{token}/hello/{rank}"])] or [0]
     some = ", ".join(map(str, ranks[:16])) + (f" and {len(ranks) - 16} more" if len(ranks) > 16 else "")
-    return (
+    return Absent(
         f"rank{'s' * (len(ranks) > 1)} {some} of {world_size} did not come within {timeout_seconds:g} s"
         " (train.timeout_seconds): look at their hosts' output, then start the same command on every host"
     )
@@ -199,8 +199,13 @@ def _connect(rank: int, deadline: float, timeout_seconds: float) -> dist.TCPStor
             address, port, None, is_master=keeps, timeout=timeout, wait_for_workers=False, multi_tenant=True
         )
     except RuntimeError as error:
-        cause = str(error).splitlines()[0]
-        raise Absent(f"rank {rank} has no store at {address} port {port} (MASTER_ADDR, MASTER_PORT): {cause}") from None
+        raise Absent(
+            f"rank {rank} has no store at {address} port {port} (MASTER_ADDR, MASTER_PORT): {_first_line(error)}"
+        ) from None
+
+
+def _first_line(error: RuntimeError) -> str:
+    return (str(error).splitlines() or [""])[0]
 
 
 def _answers(address: str, port: int) -> bool:
