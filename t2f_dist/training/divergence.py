@@ -24,8 +24,9 @@ NAMED = 3  # parameters, terms and samples that are named; the others are counte
 REPORT_BYTES = 2000  # of a rank
 SUSPECTS = {  # the first that holds is the nearest to the cause: a group of images shares what follows
     "condition": "whose condition comes out as no number",
-    "mismatched": "whose mismatched condition comes out as no number",
-    "score": "whose score is no number",
+    "real": "whose score is no number",
+    "mismatched": "with which, as the mismatched ones, the score is no number",
+    "fake": "whose fake has a score that is no number",
 }
 
 

@@ -43,8 +43,7 @@ def discriminator_terms(gan: Gan, part: Part, embedding: Tensor, mismatched: Ten
     features, real_logits = part.judge(reals, embedding)
     _, fake_logits = part.judge(fakes, embedding)
     _note_diversity(gan, part, terms)
-    part.suspect(condition=embedding, mismatched=mismatched, score=real_logits)
-    part.suspect(score=fake_logits)
+    part.suspect(condition=embedding, mismatched=mismatched, real=real_logits, fake=fake_logits)
     boundary = BOUNDARIES.get(config.adversarial.kind, 0.0)
     part.sign_sum = (real_logits.detach() - boundary).sign().double().sum()
     adversarial, labels = ADVERSARIAL[config.adversarial.kind], _labels(gan)
@@ -57,6 +56,7 @@ def discriminator_terms(gan: Gan, part: Part, embedding: Tensor, mismatched: Ten
             counts, other_logits = part.opposed, part.score(features, mismatched)
         else:
             counts, (_, other_logits) = part.present, part.judge(part.seen(part.mismatched_reals, REALS), embedding)
+        part.suspect(mismatched=other_logits)
         # Where there is nothing to mismatch, the pair would be as real as any: the fake takes its place.
         other_logits = torch.where(counts, other_logits, fake_logits)
         term = adversarial.fake(real_logits, other_logits, labels)
@@ -112,7 +112,7 @@ def generator_terms(gan: Gan, part: Part) -> Terms:
     assert drawing is not None
     adversarial, labels = ADVERSARIAL[config.loss.adversarial.kind], _labels(gan)
     features, logits = part.judge(part.seen(drawing.fakes, GENERATED), part.embedding)
-    part.suspect(score=logits)
+    part.suspect(fake=logits)
     real_features, real_logits = features, logits
     if adversarial.relative or config.loss.feature_matching.weight:
         with torch.no_grad():
