@@ -2,8 +2,9 @@
 
     python -m tests.training.standing KIND SECONDS RUN [RANKS]
 
-Prints a line of JSON: exit code and seconds from the fault to the end, by rank. KIND is one of HURTS, or "slow": each
-step takes long and none too long; or "quiet". One import of torch serves all ranks, which are forked from it.
+Prints a line of JSON: exit code and seconds from the fault to the end, by rank. KIND is one of HURTS; or "slow": each
+step takes long and none too long; "quiet"; or "paused": there is time to stop all processes from outside, from when a
+file `hurt-0` appears. One import of torch serves all ranks, which are forked from it.
 """
 
 import ctypes
@@ -49,11 +50,18 @@ def stopped() -> None:
 
 
 def keeping_the_interpreter() -> None:
-    ctypes.PyDLL(None).sleep(1000)
+    """A deadlock in C, by a mutex that is locked twice."""
+    library, mutex = ctypes.PyDLL(None), ctypes.create_string_buffer(64)
+    library.pthread_mutex_lock(mutex)
+    library.pthread_mutex_lock(mutex)
 
 
 def matching() -> None:
     re.match(r"(a+)+$", "a" * 64 + "b")
+
+
+def dozing() -> None:
+    time.sleep(1)
 
 
 HURTS: dict[str, Callable[[], None]] = {
@@ -64,6 +72,7 @@ HURTS: dict[str, Callable[[], None]] = {
     "matching": matching,
     "store": asleep,
     "cut": asleep,
+    "paused": dozing,
 }
 
 
