@@ -29,7 +29,7 @@ class Ranks:
     ranks were not joined here.
 
     timeout_seconds: how long to wait for the others to come; exchanges wait twice as long.
-    Raises ValueError where the launcher started several processes that do not see each other, and Absent, which is one,
+    Raises ValueError where the launcher started several processes that do not see each other, and rendezvous.Absent
     where some did not come.
     """
 

@@ -35,7 +35,7 @@ CONNECT_TRIES = 5  # gloo waits for a group's timeout as often, where a rank is 
 INTERFACE = "GLOO_SOCKET_IFNAME"
 
 
-class Absent(ValueError):
+class Absent(ConnectionError):
     """Ranks that did not come, or cannot be reached. The same command may well succeed later."""
 
 
