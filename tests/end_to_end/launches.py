@@ -1,5 +1,6 @@
 """Real training launches: `accelerate launch`, in a process group of its own that is gone when the block is left."""
 
+import itertools
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ import torch
 import yaml
 
 from t2f_dist.config.schema import Config
-from t2f_dist.training import status
+from t2f_dist.training import checkpoint, status
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -68,12 +69,12 @@ def launch(
 
 
 def processes_of(config: Config) -> list[int]:
-    """Those that have the run's configuration on their command line: launchers, ranks, and what ranks forked."""
-    name = os.fsencode(str(Path(config.run).with_suffix(".yaml")))
+    """Those that have the run or its configuration on their command line: launchers, ranks, and what ranks started."""
+    names = {os.fsencode(path) for path in (config.run, Path(config.run).with_suffix(".yaml"))}
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended
-            if name in (folder / "cmdline").read_bytes().split(b"\0"):
+            if names & set((folder / "cmdline").read_bytes().split(b"\0")):
                 found.append(int(folder.name))
     return sorted(found)
 
@@ -128,6 +129,12 @@ def steps_of(config: Config, rank: int = 0) -> list[tuple[float, int]]:
     return [(float(when), int(images)) for of, when, images in lines if int(of) == rank]
 
 
+def repeated_images(config: Config) -> int:
+    """The most that were trained before a launch and again after it, by what `steps_of` tells."""
+    images = [seen for _, seen in steps_of(config)]
+    return max((0, *(before - after for before, after in itertools.pairwise(images))))
+
+
 def wait_for(condition, process: subprocess.Popen[str], what: str, timeout: float = 90) -> None:
     """Until `condition()` holds, while the launch lives."""
     deadline = time.monotonic() + timeout
@@ -139,7 +146,7 @@ def wait_for(condition, process: subprocess.Popen[str], what: str, timeout: floa
 
 def weights(run: str | Path) -> dict[str, torch.Tensor]:
     """Everything in the newest checkpoint: networks, moving average, moments."""
-    newest = max((Path(run) / "checkpoints").glob("images-*"))
+    newest = checkpoint.found(Path(run) / "checkpoints")[0]
     return {
         f"{name}/{key}": tensor
         for name in ("networks", "optimizers")

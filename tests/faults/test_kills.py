@@ -1,0 +1,131 @@
+"""A rank is killed at each phase of a run: the same command again ends as the quiet run did, to the bit."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from t2f_dist.config.schema import Config
+from tests.end_to_end.launches import (
+    Fault,
+    assert_same_end,
+    finish,
+    launch,
+    log_of,
+    processes_of,
+    repeated_images,
+    status_of,
+    steps_of,
+    struck,
+    until_finished,
+    wait_for,
+)
+from tests.faults.conftest import MID_FADE
+from tests.faults.record import record
+
+STEP = 8  # images
+GONE_SECONDS = 60.0  # on a busy machine; the launcher needs a fraction of a second
+SIDE = "t2f_dist.training.side:Side."
+Anew = Callable[[str], tuple[Config, Config]]
+
+# Which call comes where: each step goes back and steps twice, for the discriminator and then for the generator.
+PHASES: dict[str, tuple[str, Fault]] = {
+    "discriminator step": ("house", {"at": SIDE + "backward", "images": MID_FADE}),
+    "generator step": ("house", {"at": SIDE + "step", "call": 2, "images": MID_FADE}),
+    "between the generator and its average": (
+        "house",
+        {"at": "t2f_dist.training.gan:Gan.update_ema", "images": MID_FADE},
+    ),
+    "exchange": ("both", {"at": "t2f_dist.training.gan:Gan.summed", "images": MID_FADE}),
+    "agreement": ("house", {"at": "t2f_dist.training.ranks:Agreement._exchange", "images": MID_FADE, "after": True}),
+    "report": ("house", {"at": "t2f_dist.training.meter:Meter.report", "images": MID_FADE}),
+    "growth": ("house", {"at": SIDE + "activate", "images": 200, "call": 2}),
+    "end of the fade": ("house", {"at": "t2f_dist.training.gan:Gan.enter", "images": 600, "after": True}),
+    "first step": ("house", {"at": SIDE + "step"}),
+    "last step": ("house", {"at": SIDE + "step", "images": 792}),
+    "end": ("house", {"at": "t2f_dist.training.loop:Training._say_end"}),
+    "leaving": ("house", {"at": "t2f_dist.training.ranks:Ranks.leave"}),
+}
+FAST = {("generator step", 1)}
+# Of the main rank alone, which writes. Files of a checkpoint: networks, optimizers, state.json.
+WRITE = "t2f_dist.storage.folder:Folder.write"
+OF_THE_MAIN_RANK: dict[str, Fault] = {
+    "first file of a checkpoint": {"at": WRITE, "images": MID_FADE},
+    "between files of a checkpoint": {"at": WRITE, "call": 2, "images": MID_FADE},
+    "end of a checkpoint": {"at": WRITE, "call": 3, "images": MID_FADE},
+    "removal of old checkpoints": {"at": "t2f_dist.training.archive:Archive.prune", "images": MID_FADE},
+    "first checkpoint": {"at": WRITE, "call": 2},
+    "last checkpoint": {"at": WRITE, "call": 2, "images": 792},
+    "snapshot": {"at": "t2f_dist.models.snapshot:_digest", "images": MID_FADE},
+    "end of a snapshot": {"at": "t2f_dist.models.snapshot:save", "images": MID_FADE, "after": True},
+    "grid": {"at": "t2f_dist.training.pictures:Pictures.draw", "images": MID_FADE, "after": True},
+    "line of metrics": {"at": "t2f_dist.training.log:Log.write", "images": MID_FADE, "after": True},
+}
+
+
+def killed(config: Config, faults: Fault | list[Fault], rank: int, number: int = 0) -> float:
+    """A launch in which the fault with that number strikes a rank, and the launch ends by itself. Time of the fault."""
+    assert finish(config, fault=faults) != 0, log_of(config)
+    when = struck(config, rank, number)
+    assert when is not None and time.time() - when["time"] < GONE_SECONDS
+    assert processes_of(config) == []
+    return when["time"]
+
+
+def goes_on(config: Config, quiet: Config, name: str, when: float, images_max: int) -> None:
+    """The same command, to the same end; `images_max`: that may be lost."""
+    steps = len(steps_of(config))
+    assert until_finished(config, module="tests.faults.injected") == 1
+    assert_same_end(config, quiet)
+    again = steps_of(config)[steps:]
+    lost = repeated_images(config)
+    assert lost <= images_max
+    record(f"SIGKILL, {name}", "bit-identical", lost, again[0][0] - when if again else None)
+
+
+@pytest.mark.parametrize(
+    ("name", "rank"),
+    [
+        pytest.param(name, rank, marks=[] if (name, rank) in FAST else [pytest.mark.slow])
+        for name in PHASES
+        for rank in (0, 1)
+    ],
+)
+def test_a_rank_killed_anywhere_costs_the_images_since_the_last_checkpoint(anew: Anew, name: str, rank: int):
+    recipe, where = PHASES[name]
+    config, quiet = anew(recipe)
+    when = killed(config, {"kind": "kill", "rank": rank, **where}, rank)
+    goes_on(config, quiet, f"rank {rank}, {name}", when, config.checkpoint.every_images + STEP)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OF_THE_MAIN_RANK)
+def test_the_main_rank_killed_while_it_writes_costs_no_file_that_was_there(anew: Anew, name: str):
+    config, quiet = anew("house")
+    when = killed(config, {"kind": "kill", "rank": 0, **OF_THE_MAIN_RANK[name]}, 0)
+    # A checkpoint is written beside the training: the steps since it began are lost with it.
+    goes_on(config, quiet, f"rank 0, {name}", when, 2 * config.checkpoint.every_images)
+    left = [path.name for path in Path(config.run).rglob("*.tmp")]
+    assert left == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_killed_while_it_resumes_it_resumes_again(anew: Anew, rank: int):
+    config, quiet = anew("house")
+    first: Fault = {"kind": "kill", "rank": 1 - rank, "at": SIDE + "step", "images": MID_FADE}
+    loading: Fault = {"kind": "kill", "rank": rank, "at": "t2f_dist.training.checkpoint:_fill_optimizer", "call": 2}
+    killed(config, first, 1 - rank)
+    when = killed(config, [first, loading], rank, 1)
+    goes_on(config, quiet, f"rank {rank}, resuming", when, config.checkpoint.every_images + STEP)
+
+
+@pytest.mark.slow
+def test_all_at_once_as_when_a_machine_loses_its_power(anew: Anew):
+    config, quiet = anew("both")
+    with launch(config, module="tests.faults.injected") as process:
+        wait_for(lambda: [images for _, images in steps_of(config) if images >= MID_FADE], process, "the fade")
+    when = time.time()  # the block's end kills what it started, launcher, ranks and loader processes
+    assert processes_of(config) == [] and status_of(config)["outcome"] == "running"
+    goes_on(config, quiet, "launcher, ranks and loaders", when, config.checkpoint.every_images + STEP)
