@@ -1,12 +1,12 @@
 """A small process beside a rank, for the hang that the rank cannot see: a thread that keeps the interpreter for ever.
 
-    python -I -S guard.py SECONDS RANK RUN STACKS
+    python -I -S guard.py RANK RUN STACKS
 
 No thread of such a rank runs any more, so that nothing in it can end it. A timer of the C library could, and would also
 when a job is stopped for a night and continued: it counts hours in which nothing could move. This process is stopped
 with the job, counts its own turns, and waits while its rank is stopped.
 
-The rank writes a line of its place to the standard input, now and then. Where none comes for SECONDS, this process
+The rank writes lines to the standard input, "SECONDS PLACE". Where none comes for SECONDS of the last one, this process
 asks for the stacks with a signal that needs no interpreter (faulthandler's), which come into the open file STACKS,
 writes them to RUN/hang-RANK.txt, and kills the rank. It ends when the rank does.
 
@@ -22,17 +22,18 @@ import signal
 import sys
 import time
 
-TURNS = 20  # within the bound
+TURNS = 20  # within the bound, at least
+TURN_SECONDS = 0.5  # at most: whether the rank is still there is seen at a turn
 STOPPED = ("T", "t")  # by a signal, by a debugger
 STACK_SECONDS = 1.0  # for the stacks to be written
 
 
-def watch(seconds: float, rank: int, run: str, stacks: int) -> None:
+def watch(rank: int, run: str, stacks: int) -> None:
     parent = os.getppid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # meant for the rank: it may want time to save
-    turn = seconds / TURNS
-    silent, place = 0.0, b""
+    seconds, place = float("inf"), ""
+    silent, turn = 0.0, TURN_SECONDS
     before = time.monotonic()
     while os.getppid() == parent:
         ready, _, _ = select.select([0], [], [], turn)
@@ -42,12 +43,14 @@ def watch(seconds: float, rank: int, run: str, stacks: int) -> None:
             content = os.read(0, 1 << 16)
             if not content:
                 return
-            place = ([line for line in content.split(b"\n") if line] or [place])[-1]
-            silent = 0.0
+            last = content.splitlines()[-1].decode(errors="replace")  # each is written whole, and is short
+            number, _, place = last.partition(" ")
+            seconds, silent = float(number), 0.0
+            turn = min(TURN_SECONDS, seconds / TURNS)
         elif state_of(parent) not in STOPPED:
             silent += passed
         if silent >= seconds and os.getppid() == parent:
-            _end(parent, rank, run, stacks, place.decode(errors="replace"), silent)
+            _end(parent, rank, run, stacks, place, silent)
             return
 
 
@@ -90,4 +93,4 @@ def _write_down(run: str, rank: int, line: str, stacks: str) -> None:
 
 
 if __name__ == "__main__":
-    watch(float(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+    watch(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

@@ -32,6 +32,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from multiprocessing.util import register_after_fork
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -49,6 +50,9 @@ TURNS = 20  # of the thread within the bound
 TURN_SECONDS = 5.0  # at most
 LOOKING = 0.25  # of the bound: a rank that stands still for so long looks at the others
 PATIENCE = 1.75  # times the bound: so long may one rank move while this one waits. Exchanges give up after twice.
+# Until the first step is done: libraries are loaded, shards opened, kernels chosen, and nothing tells how far it is.
+START_SECONDS = 60.0  # at least
+STARTING = ("starting", "resuming")
 GUARD = 1.5  # times the bound: the other ranks come first, who know more
 GRACE_SECONDS = 10.0  # for the store, and for the disk, at most
 
@@ -61,20 +65,22 @@ class Watchdog:
 
     def __init__(self, ranks: Ranks, seconds: float, run: Path):
         self._ranks = ranks
-        self._bound = float(seconds)
-        self._turn = min(TURN_SECONDS, self._bound / TURNS)
-        self._grace = min(GRACE_SECONDS, max(1.0, self._bound / 4))
+        self._seconds = float(seconds)
+        self._turn = min(TURN_SECONDS, self._seconds / TURNS)
+        self._grace = min(GRACE_SECONDS, max(1.0, self._seconds / 4))
         self._run = run
         self._host = socket.gethostname()
         self._main = threading.main_thread().ident or 0
         self._place = ("starting", 0)  # a new object at each beat: that is what moves
         self._number = 0
+        self._first: int | None = None  # images seen before the first step of this launch
         self._closing = threading.Event()
         self._board = self._open_board()
         # A file without a name: the guard reads what faulthandler writes into it.
         self._stacks = tempfile.TemporaryFile()  # noqa: SIM115 - open until the end
         faulthandler.register(signal.SIGUSR2, file=self._stacks, all_threads=True, chain=False)
         self._guard = self._start_guard()
+        register_after_fork(self, Watchdog._leave_guard)  # a loader process would keep the guard alive
         self._thread = threading.Thread(target=self._run_thread, name="watchdog", daemon=True)
         self._thread.start()
 
@@ -100,8 +106,7 @@ class Watchdog:
             place = self._own(0.0, LEFT)
             self._board.demand(lambda: self._boards.write(place), self._grace)
             self._board.close()
-        assert self._guard.stdin is not None
-        self._guard.stdin.close()  # it ends by that
+        self._leave_guard()
         self._guard.wait()
         faulthandler.unregister(signal.SIGUSR2)
         self._stacks.close()
@@ -127,9 +132,13 @@ class Watchdog:
 
     def _start_guard(self) -> subprocess.Popen[bytes]:
         stacks = self._stacks.fileno()
-        figures = (str(GUARD * self._bound), str(self._ranks.rank), str(self._run), str(stacks))
+        figures = (str(self._ranks.rank), str(self._run), str(stacks))
         line = [sys.executable, "-I", "-S", str(Path(guard.__file__)), *figures]
         return subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=(stacks,), bufsize=0)
+
+    def _leave_guard(self) -> None:
+        assert self._guard.stdin is not None
+        self._guard.stdin.close()  # it ends when nobody has that any more
 
     def _own(self, seconds: float, state: str = WORKS, where: str = "") -> Place:
         self._number += 1
@@ -142,8 +151,7 @@ class Watchdog:
         try:
             self._watch()
         except Exception:
-            assert self._guard.stdin is not None
-            self._guard.stdin.close()  # training goes on unwatched, rather than be killed for an error of its watchdog
+            self._leave_guard()  # training goes on unwatched, rather than be killed for an error of its watchdog
             raise
 
     def _watch(self) -> None:
@@ -153,16 +161,17 @@ class Watchdog:
         before = time.monotonic()
         while not self._closing.wait(self._turn):
             now = time.monotonic()
-            late = now - before > self._bound / 2  # stopped, and just continued: the others may need a moment, too
+            late = now - before > self._seconds / 2  # stopped, and just continued: the others may need a moment, too
             passed, before = min(max(now - before, 0.0), 2 * self._turn), now
+            bound = self._bound_at(*self._place)
             moved, seen = self._place is not seen, self._place
             standing_still = 0.0 if moved or late else standing_still + passed
-            looking = standing_still >= LOOKING * self._bound
+            looking = standing_still >= LOOKING * bound
             own = self._own(standing_still, *self._standing()) if looking else self._own(standing_still)
-            self._feed_guard(own)
+            self._feed_guard(own, bound)
             if self._board is None:
-                if standing_still >= self._bound:
-                    self._end(self._verdict(hangs(own)), others)
+                if standing_still >= bound:
+                    self._end(self._verdict(hangs(own)), [])
                 continue
             unanswered = 0.0 if late or self._board.idle else unanswered + passed
             if late:
@@ -175,17 +184,17 @@ class Watchdog:
                 continue
             others.wait(passed)
             if others.verdict is not None:
-                self._end(others.verdict, others)
-            if standing_still < self._bound:
+                self._end(others.verdict, others.mute(bound))
+            if standing_still < bound:
                 continue
-            if self._board.error is not None or unanswered >= self._bound / 2:
+            if self._board.error is not None or unanswered >= bound / 2:
                 why = self._board.error or f"no answer for {unanswered:.0f} s"
-                self._end(self._verdict(cut_off(own, why)), others)
+                self._end(self._verdict(cut_off(own, why)), [])
             elif others.places:
-                patient = standing_still < PATIENCE * self._bound
-                line = judge(others.with_own(own), others.silent, self._bound, patient, self._state)
+                patient = standing_still < PATIENCE * bound
+                line = judge(others.with_own(own), others.silent, bound, patient, self._state)
                 if line is not None:
-                    self._settle(line, others)
+                    self._settle(line, others.mute(bound))
 
     def _exchange(self, own: Place, looking: bool) -> tuple[list[Place], Verdict | None]:
         self._boards.write(own)
@@ -198,25 +207,33 @@ class Watchdog:
     def _state(self, place: Place) -> str:
         return guard.state_of(place.pid) if place.host == self._host else ""
 
-    def _feed_guard(self, own: Place) -> None:
+    def _bound_at(self, phase: str, images_seen: int) -> float:
+        """Seconds that the main thread may stay there."""
+        if phase in STARTING:
+            return max(START_SECONDS, self._seconds)
+        if self._first is None:
+            self._first = images_seen
+        return self._seconds if images_seen > self._first else max(START_SECONDS, self._seconds)
+
+    def _feed_guard(self, own: Place, bound: float) -> None:
         assert self._guard.stdin is not None
         try:
-            self._guard.stdin.write(f'in "{own.phase}" at {own.images_seen:,} images\n'.encode())
-        except OSError:
-            return  # it was killed: this thread watches alone
+            self._guard.stdin.write(f'{GUARD * bound} in "{own.phase}" at {own.images_seen:,} images\n'.encode())
+        except (OSError, ValueError):
+            return  # it was killed, or left: this thread watches alone
 
     # The end.
 
     def _verdict(self, line: str) -> Verdict:
         return Verdict(line, self._ranks.rank, self._host)
 
-    def _settle(self, line: str, others: Others) -> NoReturn:
+    def _settle(self, line: str, mute: list[Place]) -> NoReturn:
         """With the verdict of whoever was first."""
         own, board = self._verdict(line), self._boards
-        self._end(board.demand(lambda: board.settle(own), self._grace) or own, others)
+        self._end(board.demand(lambda: board.settle(own), self._grace) or own, mute)
 
-    def _end(self, verdict: Verdict, others: Others) -> NoReturn:
-        """Say why, write down all stacks, let the others do so, and end the process without any clearing up.
+    def _end(self, verdict: Verdict, mute: list[Place]) -> NoReturn:
+        """Say why, write down all stacks, let the others do so but for mute ones, and end without any clearing up.
 
         The rank that came to the verdict says it, and the first rank of each other host, where it is another log.
         """
@@ -224,8 +241,7 @@ class Watchdog:
         speak = speak or (verdict.host != self._host and os.environ.get("LOCAL_RANK", "0") == "0")
         _within(self._grace, lambda: self._write_down(verdict.line, speak))
         if self._board is not None:
-            answering = sum(not is_mute(place, others.silent, self._bound) for place in others.places)
-            self._leave_together(self._board, answering or self._ranks.world_size)
+            self._leave_together(self._board, self._ranks.world_size - len(mute))
         os._exit(EXIT_HUNG)
 
     def _write_down(self, line: str, speak: bool) -> None:
@@ -276,6 +292,9 @@ class Others:
             same = numbers.get(place.rank) == place.number
             self.silent[place.rank] = self.silent.get(place.rank, 0.0) + waited if same else 0.0
         self._waited = 0.0
+
+    def mute(self, bound: float) -> list[Place]:
+        return [place for place in self.places if is_mute(place, self.silent, bound)]
 
     def with_own(self, own: Place) -> list[Place]:
         return [own if place.rank == own.rank else place for place in self.places]

@@ -78,6 +78,8 @@ HURTS: dict[str, Callable[[], None]] = {
 
 def work(ranks: Ranks, kind: str, seconds: float, run: Path, store: int) -> None:
     with Watchdog(ranks, seconds, run) as watchdog:
+        if kind == "slow" and ranks.rank == 1:
+            time.sleep(2 * seconds)  # before the first step this is allowed
         for step in range(STEPS):
             images_seen = step * BATCH
             watchdog.enter("agreeing", images_seen)

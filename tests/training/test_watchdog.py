@@ -129,9 +129,9 @@ HOLDS_ITS_INTERPRETER = """
 import ctypes, faulthandler, os, signal, subprocess, sys, tempfile
 stacks = tempfile.TemporaryFile()
 faulthandler.register(signal.SIGUSR2, file=stacks, all_threads=True, chain=False)
-line = [sys.executable, "-I", "-S", sys.argv[1], "1", "3", sys.argv[2], str(stacks.fileno())]
+line = [sys.executable, "-I", "-S", sys.argv[1], "3", sys.argv[2], str(stacks.fileno())]
 guard = subprocess.Popen(line, stdin=subprocess.PIPE, bufsize=0, pass_fds=(stacks.fileno(),))
-guard.stdin.write(b'in "training step" at 640 images\\n')
+guard.stdin.write(b'1.0 in "training step" at 640 images\\n')
 def keep():
     library, mutex = ctypes.PyDLL(None), ctypes.create_string_buffer(64)
     library.pthread_mutex_lock(mutex)
