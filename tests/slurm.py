@@ -10,17 +10,20 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
+ROOT = Path(__file__).resolve().parents[1]
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "BOOT_FAIL"}
 
 # Facts that took finding out: several slurmd need %n in their paths; cred_expire is also the delay after a requeue
-# (121 s by default, 6 s with 5, which is the least); without NoCtldInAddrAny slurmctld listens on all addresses; linuxproc needs no cgroups.
+# (121 s by default, 6 s with 5, which is the least); without NoCtldInAddrAny slurmctld listens on all addresses;
+# linuxproc needs no cgroups.
 CONFIGURATION = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -74,28 +77,37 @@ def lacking() -> str | None:
 
 
 class Slurm:
-    """The commands of a running Slurm. `environment` is what processes that call it themselves need."""
+    """The commands of a running Slurm, called in the root of the repository.
+
+    `environment` is what processes that call them themselves need; jobs take it over.
+    """
 
     def __init__(self, base: Path, environment: dict[str, str]):
         self.base = base
         self.environment = environment
 
-    def call(self, *command: str, timeout: float = 60, **environment: str) -> str:
+    def call(self, *command: str, timeout: float = 60, environment: Mapping[str, str] | None = None) -> str:
         """A command's standard output. Raises AssertionError, with its messages, where it fails."""
         done = subprocess.run(
-            command, env=self.environment | environment, capture_output=True, text=True, timeout=timeout, check=False
+            command,
+            cwd=ROOT,
+            env=self.environment | dict(environment or {}),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
         )
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}{self.logs()}"
         return done.stdout
 
     def submit(self, *arguments: str, **environment: str) -> str:
         """`sbatch`; the job's number."""
-        return self.call("sbatch", "--parsable", *arguments, **environment).strip()
+        return self.call("sbatch", "--parsable", *arguments, environment=environment).strip()
 
     def job(self, job: str) -> dict[str, str]:
         """What `scontrol show job` says of it, such as JobState and Restarts."""
         shown = self.call("scontrol", "-o", "show", "job", job)
-        return dict(item.partition("=")[::2] for item in shown.split())
+        return {key: value for key, _, value in (item.partition("=") for item in shown.split())}
 
     def wait(self, job: str, *states: str, timeout: float = 240) -> dict[str, str]:
         """Until the job is in one of the states (default: has ended); what Slurm says of it then."""
@@ -112,7 +124,7 @@ class Slurm:
 
     def ranks(self) -> list[int]:
         """Processes of jobs that are ranks, not their launchers."""
-        return [pid for pid in self.processes() if b"TORCHELASTIC_RUN_ID" in self._environment(pid)]
+        return [pid for pid in self.processes() if {b"TORCHELASTIC_RUN_ID", b"RANK"} <= self._environment(pid)]
 
     def logs(self) -> str:
         texts = {path.name: path.read_text(errors="replace") for path in sorted((self.base / "log").glob("*.log"))}
@@ -141,7 +153,10 @@ def cluster(nodes: int = 2, cpus: int = 4, kill_wait: int = 30) -> Iterator[Slur
     kill_wait: seconds from SIGTERM to SIGKILL. Raises AssertionError, with the logs, where it does not come up.
     """
     base = Path(tempfile.mkdtemp(prefix="slurm-"))  # short: a socket's path holds 107 characters
-    environment = os.environ | {"SLURM_CONF": str(base / "slurm.conf"), "PATH": _path()}
+    environment = os.environ | {
+        "SLURM_CONF": str(base / "slurm.conf"),
+        "PATH": f"{Path(sys.executable).parent}:{_path()}",
+    }
     slurm = Slurm(base, environment)
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, base, ignore_errors=True)
@@ -152,7 +167,7 @@ def cluster(nodes: int = 2, cpus: int = 4, kill_wait: int = 30) -> Iterator[Slur
         (base / "plugstack.conf").touch()
         (base / "slurm.conf").write_text(_configuration(base, nodes, cpus, kill_wait))
         _munged(base, environment, stack)
-        daemons = [("slurmctld", "-D", "-c", "-f", environment["SLURM_CONF"])]
+        daemons: list[tuple[str, ...]] = [("slurmctld", "-D", "-c", "-f", environment["SLURM_CONF"])]
         daemons += [("slurmd", "-D", "-N", f"n{i + 1}", "-f", environment["SLURM_CONF"]) for i in range(nodes)]
         for line in daemons:
             _start(line, base, environment, stack)
@@ -183,15 +198,15 @@ def _munged(base: Path, environment: dict[str, str], stack: ExitStack) -> None:
     (folder / "key").touch(mode=0o600)
     (folder / "key").write_bytes(os.urandom(1024))
     files = {"key-file": "key", "socket": "socket", "pid-file": "pid", "seed-file": "seed", "log-file": "log"}
-    line = ["munged", "--foreground", "--force", *(f"--{name}={folder / file}" for name, file in files.items())]
+    line = ("munged", "--foreground", "--force", *(f"--{name}={folder / file}" for name, file in files.items()))
     _start(line, base, environment, stack)
     _until((folder / "socket").exists, 30, "munge's socket")
 
 
-def _start(line: list[str] | tuple[str, ...], base: Path, environment: dict[str, str], stack: ExitStack) -> None:
+def _start(line: tuple[str, ...], base: Path, environment: dict[str, str], stack: ExitStack) -> None:
     """A daemon in the foreground, ended with the block, and by the kernel where this process is killed."""
     if shutil.which("setpriv"):
-        line = ["setpriv", "--pdeathsig", "TERM", *line]
+        line = ("setpriv", "--pdeathsig", "TERM", *line)
     with open(base / "log" / "daemons.log", "a") as log:
         process = subprocess.Popen(line, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     stack.callback(_end, process)
