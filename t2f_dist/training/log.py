@@ -1,38 +1,69 @@
-"""Where a run is written down: a console line, metrics.jsonl, wandb (known to this module alone). Main rank only."""
+"""Where a run is written down: a console line, metrics.jsonl, grids, and wandb behind a tracker. Main rank only.
+
+Training neither waits nor dies for any of them. A disk that is full or away costs a warning; figures wait in memory
+until they can be written, grids are lost.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-import secrets
 import time
+from collections import deque
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
-import wandb
 from PIL import Image
 
+from t2f_dist.config.redaction import said
 from t2f_dist.config.schema import Config
-from t2f_dist.training import status
 from t2f_dist.training.growth import Phase
 from t2f_dist.training.meter import Report
+from t2f_dist.training.tracker import Tracker
+
+UNWRITTEN_MAX = 100_000  # lines of figures that wait for a disk; then the oldest are lost
+OLD_NAMES = {"dryrun": "offline", "run": "online"}  # of wandb's modes
 
 
 class Log:
-    """The log of one run's folder, which it continues where there is one."""
+    """The log of one run's folder, which it continues where there is one.
+
+    Raises ValueError where `wandb.mode: online` is asked for, and wandb refuses within seconds.
+    """
 
     def __init__(self, run: Path, config: Config, images_seen: int):
         self.run = run
         self.total_images = config.total_images
         self.path = run / "metrics.jsonl"
-        _forget_after(self.path, images_seen)
-        self._started = time.perf_counter()
-        self._first_images = images_seen
-        self._wandb = _start_wandb(run, config)
+        self._unwritten: deque[str] = deque(maxlen=UNWRITTEN_MAX)
+        self._failing: set[str] = set()
+        self.back_to(images_seen)
+        mode = config.wandb.mode
+        mode = os.environ.get("WANDB_MODE") or mode if mode == "auto" else mode
+        mode = OLD_NAMES.get(mode, mode)
+        self._tracker: Tracker | None = None
+        if mode != "disabled":
+            try:
+                self._tracker = Tracker(run, config, mode)
+            except OSError as error:
+                self._fails("wandb", error, "this run is logged without it")
 
     def say(self, line: str) -> None:
-        click.echo(line)
+        """One line on the console."""
+        with suppress(OSError):  # a console that is a file on a full disk, or a pipe that nobody reads
+            click.echo(line)
+
+    def back_to(self, images_seen: int) -> None:
+        """The run goes on from here: what it will write again is forgotten."""
+        self._unwritten = deque((line for line in self._unwritten if _images(line) <= images_seen), UNWRITTEN_MAX)
+        self._started = time.perf_counter()
+        self._first_images = images_seen
+        try:
+            _forget_after(self.path, images_seen)
+        except OSError as error:
+            self._fails(self.path.name, error, "it keeps lines that are written again")
 
     def write(self, images_seen: int, phase: Phase, report: Report, held_out: dict[str, float]) -> None:
         """One log line in each place."""
@@ -45,11 +76,27 @@ class Log:
             **report.flat(),
             **held_out,
         }
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(figures) + "\n")
+        self._unwritten.append(json.dumps(figures) + "\n")
+        self._write_figures()
         self.say(self._console(images_seen, phase, report))
-        if self._wandb is not None:
-            self._wandb.log(figures)
+        if self._tracker:
+            self._tracker.send("figures", figures=figures)
+            self._say_all(self._tracker.news())
+
+    def alert(self, title: str, text: str, level: Literal["INFO", "WARN", "ERROR"] = "WARN") -> None:
+        """Something that a person should look at: a console line, and an alert of wandb, which may send mail."""
+        self.say(f"{'note' if level == 'INFO' else 'warning' if level == 'WARN' else 'error'}: {title}: {said(text)}")
+        if self._tracker:
+            self._tracker.send("alert", title=title, text=said(text), level=level)
+
+    def _write_figures(self) -> None:
+        try:
+            _append(self.path, "".join(self._unwritten).encode())
+        except OSError as error:
+            self._fails(self.path.name, error, "its lines are kept, and tried again with each")
+            return
+        self._unwritten.clear()
+        self._works(self.path.name)
 
     def _console(self, images_seen: int, phase: Phase, report: Report) -> str:
         means = report.means
@@ -73,78 +120,82 @@ class Log:
         if grid is None:
             return
         path = self.run / "grids" / f"images-{images_seen:012d}.png"
-        path.parent.mkdir(exist_ok=True)
-        grid.save(path)
-        if self._wandb is not None:
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            path.parent.mkdir(exist_ok=True)
+            grid.save(temporary, format="PNG")
+            os.replace(temporary, path)
+        except OSError as error:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            self._fails("grids", error, "this one is lost, the next is tried")
+            return
+        self._works("grids")
+        if self._tracker:
             caption = "\n".join(f"row {row}: {text}" for row, text in enumerate(labels, 1))
-            self._wandb.log({"images": images_seen, "grid": wandb.Image(grid, caption=caption)})
+            self._tracker.send("grid", images=images_seen, path=str(path.resolve()), caption=caption)
+
+    def preempting(self) -> None:
+        """The run is about to end because it was told to, and will go on: to be called before `close`."""
+        if self._tracker:
+            self._tracker.preempting()
 
     def close(self, exit_code: int) -> None:
-        if self._wandb is not None:
-            offline, run_id = self._wandb.settings._offline, self._wandb.id
-            self._wandb.finish(exit_code=exit_code)
-            if offline:  # each start of the run has a folder, with -1 after its name if within a second of another
-                self.say(f"wandb: kept offline; to upload: wandb sync {self.run}/wandb/offline-run-*-{run_id}*")
-            self._wandb = None
+        """End it. Waits for wandb at most tracker.CLOSE_SECONDS, and says what is left to do."""
+        if self._unwritten:
+            self._write_figures()
+        if self._tracker:
+            self._say_all(self._tracker.close(exit_code))
+            self._tracker = None
+
+    def _say_all(self, lines: list[str]) -> None:
+        for line in lines:
+            self.say(line)
+
+    def _fails(self, what: str, error: OSError, effect: str) -> None:
+        """Warn, once until it works again."""
+        if what not in self._failing:
+            self._failing.add(what)
+            with suppress(OSError):
+                click.echo(f"warning: {what} cannot be written ({error.strerror or error}): {effect}", err=True)
+
+    def _works(self, what: str) -> None:
+        if what in self._failing:
+            self._failing.remove(what)
+            self.say(f"{what} can be written again")
 
 
-def _start_wandb(run: Path, config: Config) -> Any:
-    """The run in wandb, or None where it is disabled. In `auto`, WANDB_MODE decides, then whether there is a key.
+def _append(path: Path, content: bytes) -> None:
+    """All of it or nothing: half a line would spoil the next. Raises OSError."""
+    with open(path, "ab", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        try:
+            written = file.write(content)
+            while written < len(content):  # a disk that is all but full takes a part, and then says so
+                written += file.write(content[written:])
+        except OSError:
+            with suppress(OSError):
+                file.truncate(end)
+            raise
 
-    Raises ValueError where `online` is asked for and wandb refuses; `auto` then goes offline, and says so.
-    """
-    mode = config.wandb.mode
-    if mode == "auto":
-        mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "")
-        if not mode:
-            mode = "offline"
-            click.echo("wandb: no key found, so this run is logged offline (wandb login, or WANDB_API_KEY, changes it)")
-    if mode == "disabled":
-        return None
+
+def _images(line: str) -> float:
+    """The images that a line of metrics.jsonl is of; of one that a kill cut short, more than any run has."""
     try:
-        return _init_wandb(run, config, mode)
-    except wandb.Error as error:
-        reason = " ".join(str(error).split())
-        if config.wandb.mode != "auto" or mode == "offline":
-            raise ValueError(f"wandb {mode}: {reason}; --set wandb.mode=offline logs without it") from None
-        click.echo(f"wandb: {reason}; so this run is logged offline")
-        return _init_wandb(run, config, "offline")
-
-
-def _init_wandb(run: Path, config: Config, mode: str) -> Any:
-    run_id = status.read(run).get("wandb_id") or secrets.token_hex(4)
-    status.write(run, "running", "training", wandb_id=run_id)
-    started = wandb.init(
-        project=config.wandb.project,
-        entity=config.wandb.entity,
-        name=config.wandb.name or run.resolve().name,
-        tags=list(config.wandb.tags),
-        id=run_id,
-        resume="allow" if mode == "online" else None,  # offline, wandb cannot resume; the same id joins the parts
-        mode=mode,  # pyright: ignore[reportArgumentType]
-        dir=run,
-        config=config.model_dump(mode="json"),
-        settings=wandb.Settings(finish_timeout=120, silent=True, console="off"),
-    )
-    # Time is images, and no `step` is given: after a resume, replayed images would be dropped as steps of the past.
-    started.define_metric("images")
-    started.define_metric("*", step_metric="images")
-    return started
+        return int(json.loads(line)["images"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
 
 
 def _forget_after(path: Path, images_seen: int) -> None:
     """Drop the lines that a resumed run will write again, and one that a kill cut short."""
     if not path.is_file():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["images"] <= images_seen:
-                kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):
-            continue
+    kept = [
+        line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if _images(line) <= images_seen
+    ]
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
     os.replace(temporary, path)
 
 

@@ -1,6 +1,9 @@
 """Where a run is written down: a console line, metrics.jsonl, and a real wandb run kept offline."""
 
 import json
+import os
+import resource
+import signal
 import struct
 import time
 from dataclasses import replace
@@ -10,7 +13,7 @@ import pytest
 from PIL import Image
 from wandb.proto import wandb_internal_pb2
 
-from t2f_dist.training import status
+from t2f_dist.training import status, tracker
 from t2f_dist.training.growth import Phase
 from t2f_dist.training.log import Log
 from t2f_dist.training.meter import Report, Spread
@@ -169,6 +172,101 @@ def test_without_a_key_it_is_offline_and_says_so(
     monkeypatch.setenv("HOME", str(tmp_path / "home"))  # nobody's .netrc
     monkeypatch.setenv("NETRC", str(tmp_path / "home/.netrc"))
     log = Log(tmp_path, settings(tmp_path, "auto"), 0)
-    assert "wandb: no key found, so this run is logged offline" in capsys.readouterr().out
     log.close(exit_code=0)
-    assert "wandb sync" in capsys.readouterr().out
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("wandb: no key found (wandb login, or WANDB_API_KEY, changes it); so this run is logged")
+    assert f"wandb sync {tmp_path}/wandb/offline-run-" in second
+
+
+def test_a_rollback_forgets_what_came_after(tmp_path: Path):
+    log = Log(tmp_path, settings(tmp_path), 0)
+    for images in (40, 80, 120):
+        log.write(images, STABLE, report(images), {})
+    log.back_to(80)
+    assert [line["images"] for line in lines(tmp_path)] == [40, 80]
+    log.write(96, STABLE, report(1), {})
+    assert [line["images"] for line in lines(tmp_path)] == [40, 80, 96]
+
+
+def test_an_alert_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    log = Log(tmp_path, settings(tmp_path), 0)
+    log.alert("mode collapse", "faces\nare alike", "ERROR")
+    assert capsys.readouterr().out == "error: mode collapse: faces are alike\n"
+
+
+def test_figures_wait_for_a_folder_that_is_away_and_none_is_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = tmp_path / "run"
+    run.mkdir()
+    log = Log(run, settings(run), 0)
+    log.write(40, STABLE, report(1), {})
+    run.rename(tmp_path / "away")
+    for images in (80, 96):
+        log.write(images, STABLE, report(images), {})
+        log.picture(images, Image.new("RGB", (8, 8)), ["a man"])
+    said = capsys.readouterr()
+    assert [line.split(" (")[0] for line in said.err.splitlines()] == [
+        "warning: metrics.jsonl cannot be written",
+        "warning: grids cannot be written",
+    ], "once, not with each"
+    (tmp_path / "away").rename(run)
+    log.write(120, STABLE, report(1), {})
+    log.picture(120, Image.new("RGB", (8, 8)), ["a man"])
+    assert [line["images"] for line in lines(run)] == [40, 80, 96, 120]
+    assert [path.name for path in (run / "grids").iterdir()] == ["images-000000000120.png"]
+    out = capsys.readouterr().out
+    assert "metrics.jsonl can be written again" in out and "grids can be written again" in out
+    run.rename(tmp_path / "away")
+    log.write(128, STABLE, report(1), {})
+    assert "warning: metrics.jsonl cannot be written" in capsys.readouterr().err, "and warned of anew"
+
+
+def test_half_a_line_is_never_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A limit on the file's size cuts a write in the middle, as a disk that is all but full does."""
+    log = Log(tmp_path, settings(tmp_path), 0)
+    log.write(40, STABLE, report(1), {})
+    whole = (tmp_path / "metrics.jsonl").read_bytes()
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 20, before[1]))
+        log.write(80, STABLE, report(1), {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == whole
+    log.write(120, STABLE, report(1), {})
+    assert [line["images"] for line in lines(tmp_path)] == [40, 80, 120]
+
+
+def test_a_queue_that_is_not_emptied_drops_the_oldest_figures_and_says_so_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tracker, "CLOSE_SECONDS", 0.1)
+    log = Log(tmp_path, settings(tmp_path, "offline"), 0)
+    assert log._tracker
+    os.kill(log._tracker._process.pid, signal.SIGSTOP)  # a process that hangs: the pipe holds some, then the queue
+    seconds = []
+    for images in range(40, 40 + 3 * tracker.QUEUE_MAX):
+        started = time.perf_counter()
+        log.write(images, STABLE, report(1), {})
+        seconds.append(time.perf_counter() - started)
+    assert max(seconds) < 1, "nothing waits"
+    started = time.perf_counter()
+    log.close(exit_code=0)
+    assert time.perf_counter() - started < 5
+    out = capsys.readouterr().out
+    assert out.count("does not keep up") == 1
+    (dropped,) = [line for line in out.splitlines() if "lines were dropped" in line]
+    assert int(dropped.split()[1].replace(",", "")) > tracker.QUEUE_MAX
+    assert len(lines(tmp_path)) == 3 * tracker.QUEUE_MAX
+
+
+def test_a_process_of_wandb_that_is_killed_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    log = Log(tmp_path, settings(tmp_path, "offline"), 0)
+    assert log._tracker
+    log._tracker._process.kill()
+    log._tracker._process.wait()
+    for images in (40, 80):
+        log.write(images, STABLE, report(1), {})
+    log.close(exit_code=0)
+    assert capsys.readouterr().out.count("wandb: its process has ended unasked; figures are in") == 1
+    assert [line["images"] for line in lines(tmp_path)] == [40, 80]
