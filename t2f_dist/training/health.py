@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 from t2f_dist.training.meter import Report
 
 PATIENCE = 3  # reports in a row before anything is said
+FIRST_PATIENCE = 10  # of fakes that have never differed: some generators begin with weights so small
 COLLAPSED, DIVERSE = 0.2, 0.3  # of the reals' diversity: below is a collapse, above it is over
 SAME_SCORES = 1e-2  # of reals and fakes, in units of the score; labels are told apart by 1 or more
 VANISHED, BACK = 1e-3, 1e-2  # of a gradient's usual norm, the median of the reports before
@@ -29,7 +30,7 @@ class Health:
     """Looks at the report of each log interval. Main rank; what it has seen is not kept over a restart."""
 
     def __init__(self) -> None:
-        self._signs = {name: Sign() for name in ("collapse", "blind", "beaten")}
+        self._signs = {"collapse": Sign(FIRST_PATIENCE), "blind": Sign(), "beaten": Sign()}
         # A step that is left out is told at once: the report is over many of them.
         self._skips = {name: Sign(patience=1) for name in ("generator", "discriminator")}
         self._norms: dict[str, list[float]] = {"generator": [], "discriminator": []}
@@ -45,6 +46,8 @@ class Health:
         if not means.get("diversity/real") or "diversity/fake" not in means:
             return None
         share = means["diversity/fake"] / means["diversity/real"]
+        if share > DIVERSE:
+            self._signs["collapse"].patience = PATIENCE
         if not self._signs["collapse"].see(share < COLLAPSED, share > DIVERSE):
             return None
         return Alert(

@@ -278,3 +278,14 @@ def test_a_caption_without_a_known_word_is_one_unknown_word():
     assert captions.read(Place(0, 0), b"") == captions.get(Place(0, 0)) == []
     one, other = captions.encode("w1 w2"), captions.encode("w2 w3")
     assert similarity(one, other) == 1 / 3 and similarity(one, one) == 1
+
+
+def test_a_batch_tells_where_its_samples_stand_and_they_have_names(mixed_shards: Path):
+    samples = samples_of(mixed_shards)
+    batch = samples.batch([(position, 8) for position in range(40, 60)])
+    for row, (own, other) in enumerate(zip(batch.places.tolist(), batch.mismatched_places.tolist(), strict=True)):
+        for place, images in ((Place(*own), batch.images), (Place(*other), batch.mismatched_images)):
+            face = mixed.faces(place)
+            assert np.array_equal(images[row].permute(1, 2, 0).numpy(), face.image)
+            assert samples.name_of(place) == f"face-{face.number} in train-{place.shard:06}.tar"
+    samples.close()

@@ -15,6 +15,7 @@ from t2f_dist.config.schema import Config
 from t2f_dist.data import stream as data_stream
 from t2f_dist.data.batch import Batch
 from t2f_dist.data.loader import batches, open_samples
+from t2f_dist.data.order import Place
 from t2f_dist.data.stream import NOTE, StreamedSamples
 from t2f_dist.data.tars import SAMPLE_BYTES_MAX, in_order
 from t2f_dist.shard.manifest import Manifest
@@ -115,6 +116,22 @@ def test_a_later_start_is_another_order_and_says_so(portrait_shards: Path):
     samples = open_samples(house)
     assert isinstance(samples, StreamedSamples) and samples.note == NOTE
     assert open_samples(config("house", portrait_shards, Path("nowhere"))).note == ""
+
+
+def test_a_batch_tells_where_its_samples_stand(portrait_shards: Path):
+    """Also where a loader process read them: by their numbers in the tars."""
+    indexed = open_samples(resolve(Config, override(
+        settings("house", portrait_shards).model_dump(mode="json"),
+        [f"data.shards={portrait_shards}", "data.vocabulary=null"],
+    )))  # fmt: skip
+    streamed = open_samples(settings("house", portrait_shards))
+    for batch in stream(settings("house", portrait_shards), 6, workers=1):
+        for image, place in zip(batch.images, batch.places.tolist(), strict=True):
+            there = indexed.source.level(Place(*place), image.shape[-1])
+            assert there is not None and np.abs(image.numpy().astype(int) - there).max() < 8, "but for rounding"
+            assert streamed.name_of(Place(*place)) == f"sample {place[1]} of {portrait_shards}/train-{place[0]:06}.tar"
+    indexed.close()
+    streamed.close()
 
 
 def test_damaged_samples_are_replaced_and_told(portrait_shards: Path, tmp_path: Path):

@@ -157,3 +157,18 @@ def test_weights_begin_near_one():
 def test_a_group_is_never_cut():
     with pytest.raises(AssertionError, match="6 samples cut a group of 4"):
         norm()(normal(6, 3))
+
+
+@pytest.mark.parametrize("spoilt", [torch.nan, torch.inf])
+def test_what_is_bad_moves_no_running_statistics(spoilt: float):
+    norm = GroupBatchNorm(3, group_size=2, momentum=0.3)
+    norm.update(torch.arange(6.0).view(2, 3))
+    mean, variance = norm.running_mean.clone(), norm.running_var.clone()
+    seen = torch.ones(2, 3)
+    norm.update(seen, bad=torch.tensor(True))
+    seen[1, 2] = spoilt
+    norm.update(seen)
+    norm.update(seen, bad=torch.tensor(False))
+    assert torch.equal(norm.running_mean, mean) and torch.equal(norm.running_var, variance)
+    norm.update(torch.ones(2, 3), bad=torch.tensor(False))
+    torch.testing.assert_close(norm.running_mean, mean + 0.3 * (1 - mean))

@@ -108,3 +108,13 @@ def test_who_has_a_condition_does_not_depend_on_the_parts(cuts: list[int]):
         for part in zip(vectors.split(cuts), identities.split(cuts), present.split(cuts)):
             parts.push(*part)
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), parts.state_dict().values()))
+
+
+def test_a_bad_push_leaves_it_as_it_was():
+    queue = pushed(5, [10, 11, 12, 13])
+    before = {name: buffer.clone() for name, buffer in queue.named_buffers()}
+    vectors, there = torch.full((3, 2), torch.nan), torch.ones(3, dtype=torch.bool)
+    queue.push(vectors, torch.tensor([1, 2, 3]), there, bad=torch.tensor(True))
+    assert all(torch.equal(buffer, before[name]) for name, buffer in queue.named_buffers())
+    queue.push(vectors.nan_to_num(9), torch.tensor([1, 2, 3]), there, bad=torch.tensor(False))
+    assert queue.identities.tolist() == [2, 3, 12, 13, 1] and queue.num_pushed == 7

@@ -103,3 +103,15 @@ def test_a_checkpoint_within_an_interval_goes_on_alike(portrait_shards, tmp_path
         states = [each.state_dict() for each in (gan.ada, again.ada)]
         assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert abs(float(again.ada.probability) - before) == pytest.approx(40 / 200)
+
+
+def test_signs_of_a_bad_step_do_not_count():
+    section = Ada(initial_probability=0.5, every_images=16, images_to_one=1000, target=0.0)
+    ada, nan = AdaptiveProbability(section), torch.tensor(torch.nan, dtype=torch.float64)
+    ada.see(signs(1.0, 8), 8, 0, bad=torch.tensor(False))
+    ada.see(nan, 8, 8, bad=torch.tensor(True))
+    assert float(ada.probability) == pytest.approx(0.508, abs=1e-12), "the mean of the good ones, for as many images"
+    for seen in (16, 24):
+        ada.see(nan, 8, seen, bad=torch.tensor(True))
+    assert float(ada.probability) == pytest.approx(0.508, abs=1e-12), "none is no mean of 0"
+    assert float(ada.sign_sum) == int(ada.num_signs) == 0

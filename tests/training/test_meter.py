@@ -72,3 +72,18 @@ def test_every_figure_has_a_name_and_a_number(pair: Pair):
                for part in ("minimum", "median", "maximum")}  # fmt: skip
     speed = {"speed/images_per_second", "speed/data_wait_share", "speed/num_damaged", "speed/slowest_rank"}
     assert flat.keys() == {"loss", "lazy"} | spreads | speed
+
+
+def _spoilt(rank: int, world_size: int) -> Report:
+    """A term that is not finite in a step of rank 1, one that never is, and a share of steps."""
+    meter = Meter(Ranks(30))
+    for step in range(3):
+        bad = rank == 1 and step == 2
+        loss = torch.tensor(torch.nan if bad else 10.0 * rank + step)
+        meter.add({"loss": loss, "never": torch.tensor(torch.inf), "skipped": torch.tensor(float(step == 2))}, 8)
+    return meter.report()
+
+
+def test_what_is_not_finite_has_no_part_in_a_mean(pair: Pair):
+    for report in pair.run(_spoilt):
+        assert report.means == {"loss": pytest.approx((0 + 1 + 2 + 10 + 11) / 5), "skipped": pytest.approx(1 / 3)}
