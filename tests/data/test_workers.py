@@ -44,7 +44,7 @@ def reading(config: Config, said: list[str], num_workers: int = 2, samples: Samp
         assert not set(active_children()) - others
 
 
-@pytest.mark.parametrize("most", [1, 2])
+@pytest.mark.parametrize("most", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_killed_loader_process_costs_no_image_and_interrupts_nothing_else(mixed_shards: Path, most: int):
     config = settings("both", mixed_shards)
     said: list[str] = []
@@ -89,10 +89,11 @@ def test_one_that_is_killed_while_its_batch_is_waited_for(mixed_shards: Path, tm
     ("number", "why", "remedy"),
     [
         (signal.SIGKILL, "memory is short", "lower data.num_workers, or give the job more memory"),
-        (
+        pytest.param(
             signal.SIGBUS,
             "shared memory is full",
             "give the job more shared memory (/dev/shm), or lower data.num_workers",
+            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -163,6 +164,7 @@ def test_remote_shards_go_on_and_only_what_was_cut_off_is_fetched_again(mixed_sh
     assert_equal(read, stream(here, 1, steps=STEPS))
 
 
+@pytest.mark.slow
 def test_tars_without_an_index_go_on_as_a_run_that_resumes(portrait_shards: Path):
     config = streamed("both", portrait_shards)
     said: list[str] = []
