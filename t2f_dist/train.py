@@ -13,7 +13,9 @@ import time
 import click
 
 from t2f_dist.config.load import dump, read_yaml, resolve
+from t2f_dist.config.redaction import said
 from t2f_dist.config.schema import Config
+from t2f_dist.training import launcher
 from t2f_dist.training.status import EXIT_FAILED, EXIT_PREEMPTED
 
 
@@ -34,6 +36,7 @@ def main(path: str, overrides: tuple[str, ...], folder: str | None, dry_run: boo
       accelerate launch --config_file launch/cpu.yaml -m t2f_dist.train --config configs/demo.yaml
     See launch/README.md for one GPU, one node and several nodes.
     """
+    launcher.miss()
     config: Config | None = None
     started = time.strftime("%FT%TZ", time.gmtime())
     main_rank = os.environ.get("RANK", "0") == "0"  # the others would only repeat what it says before the launch
@@ -49,7 +52,7 @@ def main(path: str, overrides: tuple[str, ...], folder: str | None, dry_run: boo
         finished = _train(config)
     except (ValueError, OSError) as error:
         if config is not None or main_rank:
-            click.echo(f"error: {error}", err=True)
+            click.echo(f"error: {said(error)}", err=True)
         if config is not None and main_rank and not dry_run:
             from t2f_dist.training.run_folder import note_failure
 

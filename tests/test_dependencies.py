@@ -95,7 +95,7 @@ def test_both_locks_agree():
 
 def test_what_is_installed_here_is_what_is_pinned():
     here = {}
-    for name, several in locked("develop").items():
+    for several in locked("develop").values():
         applying = [each for each in several if each.requirement.marker is None or each.requirement.marker.evaluate()]
         here |= {canonicalize_name(each.requirement.name): each.version for each in applying}
     differing = []

@@ -6,7 +6,7 @@ import multiprocessing
 
 import click
 
-from t2f_dist.config.load import dump
+from t2f_dist.config.load import dump, recorded
 from t2f_dist.config.schema import Config
 from t2f_dist.data.loader import batches, open_samples
 from t2f_dist.models import snapshot
@@ -192,7 +192,7 @@ class Training:
         checkpoint.check_finite(gan, images_seen)
         self.watchdog.enter("saving a checkpoint", images_seen)
         if self.saver:
-            self.saver.save(gan, checkpoint.State(images_seen, self.fingerprint, self.config.model_dump(mode="json")))
+            self.saver.save(gan, checkpoint.State(images_seen, self.fingerprint, recorded(self.config)))
         return images_seen
 
     def _already_finished(self, images_seen: int) -> bool:

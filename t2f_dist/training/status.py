@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+from t2f_dist.config.redaction import said
+
 # running: also what a killed run leaves behind. preempted and a killed run go on when started again.
 Outcome = Literal["running", "finished", "preempted", "failed"]
 
@@ -38,7 +40,7 @@ def write(run: Path, outcome: Outcome, reason: str, *, retry: bool = False, **fi
 
     retry: of a run that failed, whether the same command is worth starting again with nothing mended.
     """
-    content = read(run) | figures | {"outcome": outcome, "reason": reason, "updated": now()}
+    content = read(run) | figures | {"outcome": outcome, "reason": said(reason), "updated": now()}
     content.pop("refused", None)
     content.pop("retry", None)
     if outcome in ("failed", "preempted"):
@@ -48,7 +50,7 @@ def write(run: Path, outcome: Outcome, reason: str, *, retry: bool = False, **fi
 
 def note_refusal(run: Path, reason: str) -> None:
     """Write down, beside a status that stands as it is, when and why a later launch was refused: one short line."""
-    line = " ".join(f"{now()} {reason}".split())
+    line = said(f"{now()} {reason}")
     _replace(run, read(run) | {"refused": line if len(line) <= LINE else f"{line[: LINE - 3]}..."})
 
 
