@@ -67,6 +67,7 @@ class Kill:
     starting: bool
     images_seen: int
     time: float
+    num_steps: int = 0  # that were begun before nothing was left of the launch
     images_lost: int | None = None
     seconds: float | None = None
     gone_seconds: float | None = None
@@ -164,6 +165,7 @@ class Chaos:
         self._wait(process, lambda: False)
         self._wait_gone()
         kill.gone_seconds = time.time() - kill.time
+        kill.num_steps = len(steps_of(self.config))
 
     def _progress(self, num_steps: int) -> int:
         """Images since the first step after `num_steps`."""
@@ -191,10 +193,9 @@ class Chaos:
         """Fill in what kills cost, now that another launch may have trained."""
         steps = steps_of(self.config)
         for kill in self.kills:
-            after = [step for step in steps if step[0] > kill.time]
+            before, after = steps[: kill.num_steps], steps[kill.num_steps :]
             if kill.seconds is None and kill.gone_seconds is not None and after:
-                before = [images for when, images in steps if when <= kill.time]
-                kill.images_lost = max(0, (before[-1] if before else 0) - after[0][1])
+                kill.images_lost = max(0, (before[-1][1] if before else 0) - after[0][1])
                 kill.seconds = after[0][0] - kill.time
 
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import threading
+import time
 from pathlib import Path
+
+LOOK_SECONDS = 1.0
 
 
 def identity() -> str | None:
@@ -13,6 +18,21 @@ def identity() -> str | None:
         return None
     parent = os.getppid()
     return f"{socket.gethostname()} {parent} {_started(parent)}"
+
+
+def miss() -> None:
+    """From now on the death of an elastic launcher is a SIGTERM to this rank: nobody else would end it.
+
+    Training saves then and leaves. Before it begins, a rank would look for the launcher's store for minutes.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        threading.Thread(target=_wait, args=(os.getppid(),), name="launcher", daemon=True).start()
+
+
+def _wait(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(LOOK_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _started(process: int) -> str:

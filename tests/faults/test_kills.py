@@ -14,6 +14,7 @@ from tests.end_to_end.launches import (
     launch,
     log_of,
     processes_of,
+    ranks_of,
     repeated_images,
     status_of,
     steps_of,
@@ -129,3 +130,22 @@ def test_all_at_once_as_when_a_machine_loses_its_power(anew: Anew):
     when = time.time()  # the block's end kills what it started, launcher, ranks and loader processes
     assert processes_of(config) == [] and status_of(config)["outcome"] == "running"
     goes_on(config, quiet, "launcher, ranks and loaders", when, config.checkpoint.every_images + STEP)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["start", "fade"])
+def test_ranks_that_lose_their_launcher_end_by_themselves(anew: Anew, place: str):
+    config, quiet = anew("house")
+    with launch(config, module="tests.faults.injected") as process:
+        if place == "start":
+            wait_for(lambda: len(ranks_of(process)) == 2, process, "a rank")
+            time.sleep(2)  # they import, or look for the launcher's store, or have just found it
+        else:
+            wait_for(lambda: [images for _, images in steps_of(config) if images >= MID_FADE], process, "the fade")
+        process.kill()
+        when = time.time()
+        while processes_of(config):
+            assert time.time() - when < GONE_SECONDS, log_of(config)
+            time.sleep(0.05)
+    assert not steps_of(config) or status_of(config)["outcome"] == "preempted"
+    goes_on(config, quiet, f"launcher, {place}", when, 0)
