@@ -36,6 +36,7 @@ class Host:
         self.address = f"{NETWORK}.{number + 1}"
         self.namespace = namespace
         self._switch, self._port, self._names = switch, f"port{number}", names
+        self._started: list[subprocess.Popen[str]] = []
 
     def command(self, line: Sequence[str]) -> list[str]:
         """`line` as a command that runs on this host."""
@@ -45,7 +46,7 @@ class Host:
     def start(self, line: Sequence[str], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[str]:
         """Start `line` here, its output at the end of `log`."""
         with open(log, "a") as file:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 self.command(line),
                 env=dict(environment),
                 stdout=file,
@@ -54,6 +55,8 @@ class Host:
                 text=True,
                 start_new_session=True,
             )
+        self._started.append(process)
+        return process
 
     def run(self, line: Sequence[str]) -> str:
         return subprocess.run(self.command(line), capture_output=True, text=True, check=True).stdout
@@ -83,6 +86,8 @@ class Host:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.02)
+        for process in self._started:
+            process.wait(30)
 
 
 @contextmanager

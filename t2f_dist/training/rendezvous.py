@@ -17,11 +17,13 @@ import json
 import os
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from queue import Empty, SimpleQueue
 from typing import cast
 
 import torch
@@ -32,6 +34,7 @@ from t2f_dist.training import host
 
 POLL_SECONDS = (0.02, 0.5)  # between two looks into the store: at first, and at last
 CONNECT_TRIES = 5  # gloo waits for a group's timeout as often, where a rank is gone that it was told of
+GRACE_SECONDS = 3.0  # for the last look at who is missing
 INTERFACE = "GLOO_SOCKET_IFNAME"
 
 
@@ -75,10 +78,7 @@ def join(timeout_seconds: float, group_timeout: timedelta) -> Attempt | None:
     deadline = time.monotonic() + timeout_seconds
     store = _connect(rank, deadline, timeout_seconds)
     me = Arrival(secrets.token_hex(8), host.identity(), host.address_towards(os.environ["MASTER_ADDR"]))
-    try:
-        token, arrivals = meet(store, rank, world_size, me, deadline, timeout_seconds)
-    except RuntimeError as error:
-        raise Absent(f"rank {rank} lost the launcher's store as the ranks met: {_first_line(error)}") from None
+    token, arrivals = _meet_in_time(store, rank, world_size, me, deadline, timeout_seconds)
     num_hosts = len({arrival.host for arrival in arrivals})
     if num_hosts > 1 and INTERFACE not in os.environ:
         _choose_interface(me, arrivals)
@@ -126,6 +126,30 @@ def meet(
     if rank == 0:
         return _call(store, world_size, me, deadline, timeout_seconds)
     return _answer(store, rank, world_size, me, deadline, timeout_seconds)
+
+
+def _meet_in_time(
+    store: dist.Store, rank: int, world_size: int, me: Arrival, deadline: float, timeout_seconds: float
+) -> tuple[str, list[Arrival]]:
+    """`meet`, also where the network to the store is cut: its operations would wait until that is mended."""
+    answer: SimpleQueue[tuple[str, list[Arrival]] | BaseException] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            answer.put(meet(store, rank, world_size, me, deadline, timeout_seconds))
+        except BaseException as error:  # raised below
+            answer.put(error)
+
+    threading.Thread(target=run, name="rendezvous", daemon=True).start()
+    try:
+        found = answer.get(timeout=max(0.0, deadline - time.monotonic()) + GRACE_SECONDS)
+    except Empty:
+        found = RuntimeError(f"it does not answer within {timeout_seconds:g} s (train.timeout_seconds)")
+    if isinstance(found, RuntimeError):
+        raise Absent(f"rank {rank} lost the launch's store as the ranks met: {_first_line(found)}") from None
+    if isinstance(found, BaseException):
+        raise found
+    return found
 
 
 def _call(

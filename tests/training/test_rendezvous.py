@@ -236,3 +236,43 @@ def test_a_host_knows_how_the_others_reach_it():
     }
     assert interface == "eth0"
     assert here != there
+
+
+KEEPING = """
+import sys, time
+from datetime import timedelta
+import torch.distributed as dist
+store = dist.TCPStore("0.0.0.0", 29500, None, True, timedelta(seconds=120), wait_for_workers=False)
+store.set("t2f/latest", "a token")
+store.wait(["t2f/a token/hello/1"])
+print("hello", flush=True)
+time.sleep(600)
+"""
+WAITING = """
+import time
+from datetime import timedelta
+from t2f_dist.training import rendezvous
+started = time.monotonic()
+try:
+    rendezvous.join(8, timedelta(seconds=600))
+except rendezvous.Absent as error:
+    print(f"{time.monotonic() - started:.0f} s: {error}", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_network_that_is_cut_while_ranks_meet_is_told_in_time(tmp_path: Path):
+    log, told = tmp_path / "store", tmp_path / "rank"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "MASTER_ADDR": "host0", "MASTER_PORT": "29500"}
+    environment |= {"RANK": "1", "WORLD_SIZE": "2", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    with hosts(2) as (first, second):
+        first.start([sys.executable, "-c", KEEPING], log, environment)
+        rank = second.start([sys.executable, "-c", WAITING], told, environment)
+        deadline = time.monotonic() + 120
+        while "hello" not in log.read_text():
+            assert time.monotonic() < deadline, told.read_text()
+            time.sleep(0.02)
+        second.drop()
+        assert rank.wait(120) == 0
+    assert "s: rank 1 lost the launch's store as the ranks met" in told.read_text()
+    assert int(told.read_text().splitlines()[-1].partition(" ")[0]) < 30

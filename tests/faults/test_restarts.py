@@ -1,0 +1,102 @@
+"""Restarts in place: the launcher starts all ranks again (--max_restarts), and they find each other, every time."""
+
+import itertools
+import time
+from collections.abc import Callable
+
+import pytest
+
+from t2f_dist.config.schema import Config
+from tests.end_to_end.launches import (
+    Fault,
+    assert_same_end,
+    finish,
+    log_of,
+    processes_of,
+    repeated_images,
+    status_of,
+    steps_of,
+    struck,
+)
+from tests.faults.conftest import MID_FADE
+from tests.faults.record import record
+
+SIDE = "t2f_dist.training.side:Side."
+Anew = Callable[[str], tuple[Config, Config]]
+
+WHERE: dict[str, Fault] = {
+    "step": {"at": SIDE + "step", "images": MID_FADE},
+    "rank 0 has called": {"at": "t2f_dist.training.rendezvous:_call", "after": True},
+    "rank 1 has answered": {"at": "t2f_dist.training.rendezvous:_answer", "after": True},
+    "connecting": {"at": "t2f_dist.training.ranks:Ranks.describe", "after": True},
+    "resuming": {"at": "t2f_dist.training.loop:Training._begin", "after": True},
+}
+FAST = ("static", 1, "step")
+
+
+def _gaps(config: Config) -> list[float]:
+    """Seconds between two launches' steps: from the last of one to the first of the next."""
+    steps = steps_of(config)
+    return [later - when for (when, before), (later, after) in itertools.pairwise(steps) if after <= before]
+
+
+@pytest.mark.parametrize(
+    ("backend", "rank", "where"),
+    [
+        pytest.param(*case, marks=[] if case == FAST else [pytest.mark.slow])
+        for case in [
+            ("static", 0, "step"),
+            ("static", 1, "step"),
+            ("c10d", 0, "step"),
+            ("c10d", 1, "step"),
+            ("static", 0, "rank 0 has called"),
+            ("c10d", 1, "rank 1 has answered"),
+            ("c10d", 0, "connecting"),
+            ("static", 1, "resuming"),
+        ]
+    ],
+)
+def test_a_killed_rank_comes_back_in_place(anew: Anew, backend: str, rank: int, where: str):
+    config, quiet = anew("house")
+    fault: Fault = {"kind": "kill", "rank": rank, **WHERE[where]}
+    launcher = ("--max_restarts", "1", "--rdzv_backend", backend)
+    assert finish(config, fault=fault, launcher=launcher) == 0, log_of(config)
+    assert struck(config, rank) is not None
+    assert status_of(config)["outcome"] == "finished"
+    assert processes_of(config) == []
+    assert_same_end(config, quiet)
+    lost = repeated_images(config)
+    assert lost <= config.checkpoint.every_images + 8
+    gaps = _gaps(config) if where == "step" else []
+    record(f"SIGKILL, rank {rank}, {where}, restart in place, {backend}", "bit-identical", lost, *gaps)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["static", "c10d"])
+def test_one_rank_after_the_other_is_killed_and_comes_back(anew: Anew, backend: str):
+    config, quiet = anew("both")
+    faults: list[Fault] = [
+        {"kind": "kill", "rank": number % 2, "at": SIDE + "step", "images": images}
+        for number, images in enumerate((104, 208, 416, 608))
+    ]
+    launcher = ("--max_restarts", "4", "--rdzv_backend", backend)
+    started = time.monotonic()
+    assert finish(config, fault=faults, timeout=400, launcher=launcher) == 0, log_of(config)
+    assert all(struck(config, number % 2, number) for number in range(4))
+    assert_same_end(config, quiet)
+    assert len(_gaps(config)) == 4
+    each = sum(_gaps(config)) / 4
+    record(f"SIGKILL four times, restarts in place, {backend}", "bit-identical", repeated_images(config), each)
+    assert time.monotonic() - started < 400
+
+
+@pytest.mark.slow
+def test_when_no_restart_is_left_the_launch_ends_and_the_same_command_goes_on(anew: Anew):
+    config, quiet = anew("house")
+    faults: list[Fault] = [
+        {"kind": "kill", "rank": number, "at": SIDE + "step", "images": MID_FADE + 80 * number} for number in range(2)
+    ]
+    assert finish(config, fault=faults, launcher=("--max_restarts", "1")) != 0
+    assert processes_of(config) == []
+    assert finish(config) == 0, log_of(config)
+    assert_same_end(config, quiet)
