@@ -12,7 +12,7 @@ from tests.training.small import RECIPES, config
 
 BAD = 32  # images seen before the bad step: moments are there, and the generator has its turn in every recipe
 END = 56
-FEW = ("both", "dcgan", "wgan_clipped")  # a queue and ADA; batch statistics; clipped weights and turns
+FEW = ("both", "dcgan")  # a queue and ADA; batch statistics
 RECIPES_FAST_AND_SLOW = [
     pytest.param(recipe, marks=[] if recipe in FEW else [pytest.mark.slow]) for recipe in RECIPES
 ]  # fmt: skip
@@ -97,8 +97,9 @@ def test_a_bad_sample_of_one_rank_leaves_both_where_they_were(pair, portrait_sha
     assert skipped == {"generator", "discriminator"} or what == "real"
     (quiet, _), _ = pair.run(_trained, recipe, portrait_shards, None, tuple(skipped))
     assert unequal(first, quiet) == []
-    (whole, _), _ = pair.run(_trained, recipe, portrait_shards, None, ())
-    assert unequal(quiet, whole), "the step would have changed something"
+    if what == "everything":
+        (whole, _), _ = pair.run(_trained, recipe, portrait_shards, None, ())
+        assert unequal(quiet, whole), "the step would have changed something"
 
 
 @pytest.mark.parametrize("recipe", ["both"])
