@@ -16,7 +16,6 @@ from t2f_dist.config.load import dump, read_yaml, resolve
 from t2f_dist.config.redaction import said
 from t2f_dist.config.schema import Config
 from t2f_dist.training import launcher
-from t2f_dist.training import launcher
 from t2f_dist.training.status import EXIT_FAILED, EXIT_PREEMPTED
 
 
@@ -37,7 +36,6 @@ def main(path: str, overrides: tuple[str, ...], folder: str | None, dry_run: boo
       accelerate launch --config_file launch/cpu.yaml -m t2f_dist.train --config configs/demo.yaml
     See launch/README.md for one GPU, one node and several nodes.
     """
-    launcher.miss()
     launcher.miss()
     config: Config | None = None
     started = time.strftime("%FT%TZ", time.gmtime())
