@@ -89,7 +89,8 @@ class RunFolder:
         if known.get("outcome") == "running":
             self.note("failed", reason, retry=not isinstance(error, ValueError))
         elif self._was_finished and known == self._before:  # refused before it touched anything
-            status.note_refusal(self.path, reason)
+            with suppress(OSError):
+                status.note_refusal(self.path, reason)
 
     def begin(self) -> None:
         """Training starts or goes on: what the folder holds is from now on of this configuration. Main rank."""
@@ -155,14 +156,14 @@ def note_failure(config: Config, error: Exception, started: str) -> None:
     known = status.read(path)
     if max(known.get("updated", ""), known.get("refused", "")) >= started:
         return
-    lock = _locked(path)
-    if lock:
-        reason = " ".join(str(error).split())
-        if known.get("outcome") == "finished":
-            status.note_refusal(path, reason)
-        else:
-            status.write(path, "failed", reason, retry=not isinstance(error, ValueError))
-        lock.close()
+    with suppress(OSError):  # full or read-only, which is perhaps the failure itself
+        if lock := _locked(path):
+            reason = " ".join(str(error).split())
+            if known.get("outcome") == "finished":
+                status.note_refusal(path, reason)
+            else:
+                status.write(path, "failed", reason, retry=not isinstance(error, ValueError))
+            lock.close()
 
 
 def _locked(path: Path) -> IO[str] | None:
