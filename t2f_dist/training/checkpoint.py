@@ -48,8 +48,8 @@ class Copy:
 
     def take(self, gan: Gan, state: State) -> None:
         """Copy all of this moment; training may go on when it returns."""
-        self._files[NETWORKS].fill(_networks(gan))
-        self._files[OPTIMIZERS].fill(_optimizers(gan))
+        for name, part in tensors(gan).items():
+            self._files[name].fill(part)
         scalers = {side.name: side.scaler.state_dict() for side in (gan.generator_side, gan.discriminator_side)}
         self.images_seen = state.images_seen
         self.body = {"scalers": scalers, **asdict(state)}
@@ -62,12 +62,17 @@ class Copy:
         return {name: packed.content for name, packed in self._files.items()}
 
 
+def tensors(gan: Gan) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each file, by their names; not copied."""
+    return {NETWORKS: gan.weights(), OPTIMIZERS: gan.moments()}
+
+
 def check_finite(gan: Gan, images_seen: int) -> None:
     """Raise ValueError where a weight is not finite: such a checkpoint would push out those to go back to.
 
     Weights are equal on all ranks, so that all raise together.
     """
-    for name, tensor in _networks(gan).items():
+    for name, tensor in gan.weights().items():
         if not bool(tensor.isfinite().all()):
             raise ValueError(
                 f"{name} is not finite at {images_seen:,} images, so no checkpoint is written: start anew in another"
@@ -80,7 +85,7 @@ def fill(gan: Gan, stored: Stored, place: str) -> State:
 
     Raises ValueError where the networks are of other shapes.
     """
-    _fill(_networks(gan), safetensors.torch.load(stored.files[NETWORKS]), place)
+    _fill(gan.weights(), safetensors.torch.load(stored.files[NETWORKS]), place)
     moments = safetensors.torch.load(stored.files[OPTIMIZERS])
     for side in (gan.generator_side, gan.discriminator_side):
         _fill_optimizer(side, gan, moments)
@@ -92,29 +97,9 @@ def state_of(stored: Stored) -> State:
     return State(**{name: stored.body[name] for name in State.__dataclass_fields__})
 
 
-def _networks(gan: Gan) -> dict[str, Tensor]:
-    live = {f"networks.{name}": tensor for name, tensor in gan.networks.state_dict().items()}
-    average = {f"generator_ema.{name}": tensor for name, tensor in gan.generator_ema.state_dict().items()}
-    adaptive = gan.ada.state_dict() if gan.ada is not None else {}
-    return {
-        **{name: tensor.detach() for name, tensor in (live | average).items()},
-        **{f"augment.{name}": tensor for name, tensor in adaptive.items()},
-    }
-
-
 def _named_parameters(side: Side, gan: Gan) -> dict[str, torch.nn.Parameter]:
     own = {id(parameter) for group in side.optimizer.param_groups for parameter in group["params"]}
     return {name: parameter for name, parameter in gan.networks.named_parameters() if id(parameter) in own}
-
-
-def _optimizers(gan: Gan) -> dict[str, Tensor]:
-    """Adam's state by the name of its parameter; parameters of blocks not yet grown have none."""
-    tensors = {}
-    for side in (gan.generator_side, gan.discriminator_side):
-        for name, parameter in _named_parameters(side, gan).items():
-            for key, value in side.optimizer.state.get(parameter, {}).items():
-                tensors[f"{name}/{key}"] = value.detach()
-    return tensors
 
 
 def _fill_optimizer(side: Side, gan: Gan, stored: dict[str, Tensor]) -> None:
@@ -123,9 +108,9 @@ def _fill_optimizer(side: Side, gan: Gan, stored: dict[str, Tensor]) -> None:
         keys = ("step", "exp_avg", "exp_avg_sq")
         if f"{name}/step" in stored:
             state = {key: stored[f"{name}/{key}"] for key in keys}
-            # Adam keeps `step` on the CPU, and its moments in the memory layout of the parameter.
+            # Adam's fused kernel keeps `step` on the device, and moments in the memory layout of the parameter.
             moments = {key: torch.empty_like(parameter).copy_(state[key]) for key in keys[1:]}
-            side.optimizer.state[parameter] = {"step": state["step"], **moments}
+            side.optimizer.state[parameter] = {"step": state["step"].to(parameter.device), **moments}
 
 
 @torch.no_grad()

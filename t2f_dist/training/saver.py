@@ -44,6 +44,11 @@ class Saver:
         self._failures = 0  # in a row
         archive.open()
 
+    @property
+    def busy(self) -> bool:
+        """Whether something is being written."""
+        return self._thread is not None and self._thread.is_alive()
+
     def save(self, gan: Gan, state: State) -> None:
         """Copy the state of this moment; writing it goes on when this returns.
 

@@ -1,0 +1,71 @@
+"""Small disks of a test, which need root; they are unmounted when the block is left."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+FILLER = "filler"
+
+
+def _mount(*options: str) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    done = subprocess.run(["mount", *options], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"mount does not work here: {done.stderr.strip()}")
+
+
+def _unmount(path: Path) -> None:
+    subprocess.run(["umount", "--lazy", str(path)], capture_output=True, check=False)
+
+
+@contextmanager
+def tmpfs(path: Path, megabytes: int) -> Iterator[Path]:
+    """A disk of that size in memory, at a folder that is made."""
+    path.mkdir(parents=True, exist_ok=True)
+    _mount("-t", "tmpfs", "-o", f"size={megabytes}m", "t2f-dist-test", str(path))
+    try:
+        yield path
+    finally:
+        _unmount(path)
+
+
+@contextmanager
+def bound(source: Path, path: Path) -> Iterator[Path]:
+    """A folder seen at another path, or at its own: a mount to be taken away, or made read-only."""
+    path.mkdir(parents=True, exist_ok=True)
+    _mount("--bind", str(source), str(path))
+    try:
+        yield path
+    finally:
+        _unmount(path)
+
+
+def unmount(path: Path) -> None:
+    """As a disk that is pulled out: also while files on it are open."""
+    subprocess.run(["umount", "--lazy", str(path)], capture_output=True, check=True)
+
+
+def make_read_only(path: Path) -> bool:
+    """Of what `bound` mounted; False while a file on it is open for writing."""
+    done = subprocess.run(["mount", "-o", "remount,bind,ro", str(path)], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+def make_writable(path: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,bind,rw", str(path)], capture_output=True, check=True)
+
+
+def fill(disk: Path) -> None:
+    """Until there is no byte left, and none comes free where old files are removed."""
+    with suppress(OSError), open(disk / FILLER, "ab", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 12))
+
+
+def free(disk: Path) -> None:
+    (disk / FILLER).unlink()

@@ -1,0 +1,152 @@
+"""Checkpoints that are damaged, of another configuration, or in a bucket: real launches that go on, or say why not."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from t2f_dist.config.schema import Config
+from t2f_dist.storage.folder import Folder
+from t2f_dist.training.archive import Archive
+from tests.end_to_end.launches import (
+    assert_same_end,
+    finish,
+    launch,
+    log_of,
+    metrics_of,
+    ranks_of,
+    status_of,
+    steps_of,
+    wait_for,
+    weights,
+)
+from tests.faults.conftest import MID_FADE
+from tests.faults.record import record
+from tests.faults.test_disk import assert_no_traceback
+
+Anew = Callable[[str], tuple[Config, Config]]
+KILL = {"kind": "kill", "at": "t2f_dist.training.side:Side.step", "images": MID_FADE, "rank": 0}
+
+
+def killed(config: Config) -> list[str]:
+    """A launch whose main rank dies in the middle of the fade; the names of the checkpoints that it leaves."""
+    assert finish(config, fault=KILL) != 0
+    names = [each.name for each in Archive.of(config).found()]
+    assert len(names) == 2, "two are kept"
+    return names
+
+
+def flip(folder: Folder, name: str) -> None:
+    content = bytearray(folder.read(name))
+    content[len(content) // 2] ^= 16
+    folder.write(name, bytes(content))
+
+
+def cut(folder: Folder, name: str) -> None:
+    folder.write(name, folder.read(name)[:-100])
+
+
+@pytest.mark.parametrize(
+    ("kind", "hurt", "file"),
+    [
+        ("flipped bit", flip, "networks.safetensors"),
+        pytest.param("truncated file", cut, "optimizers.safetensors", marks=pytest.mark.slow),
+        pytest.param("flipped bit", flip, "state.json", marks=pytest.mark.slow),
+    ],
+)
+def test_a_damaged_checkpoint_costs_the_images_since_the_one_before(anew: Anew, kind: str, hurt, file: str):
+    settings, quiet = anew("house")
+    newest, before = killed(settings)
+    archive = Archive.of(settings)
+    hurt(archive.folder, f"{newest}/{file}")
+    last, when = steps_of(settings)[-1][1], time.time()
+    assert finish(settings, module="tests.faults.injected") == 0, log_of(settings)
+    reached = int(before.removeprefix("images-"))
+    assert f"resuming at {reached:,} images" in log_of(settings)
+    warned = [line for line in log_of(settings).splitlines() if line.startswith("warning: checkpoint ")]
+    assert len(warned) == 1
+    assert newest in warned[0]
+    assert "is damaged and skipped" in warned[0]
+    assert_same_end(settings, quiet)
+    assert any(each.name == newest and each.marked for each in archive.listed()), "kept, for whoever wants to look"
+    first = next(at for at, _ in steps_of(settings) if at > when)
+    record(f"checkpoint with a {kind}", "the one before, bit-identical", last - reached, first - when)
+
+
+@pytest.mark.slow
+def test_with_all_damaged_or_of_another_configuration_a_run_is_refused(anew: Anew):
+    """And changes nothing of what is there."""
+    settings, _ = anew("house")
+    names = killed(settings)
+    archive = Archive.of(settings)
+    before = archive.folder.list()
+    for other, said in (
+        ({"seed": 7}, "was trained with another configuration: seed was 0, now 7. Give the former values, or name"),
+        ({"optimizer": {"generator": {"beta_1": 0.5}}}, "optimizer.generator.beta_1 was 0.0, now 0.5"),
+    ):
+        started = time.time()
+        changed = Config.model_validate(settings.model_dump(mode="json") | other)
+        assert finish(changed) != 0
+        assert said in status_of(settings)["reason"]
+        assert_no_traceback(settings)
+        assert archive.folder.list() == before
+        record("checkpoint of another configuration", "refused, naming the keys", None, time.time() - started)
+    for name in names:
+        cut(archive.folder, f"{name}/networks.safetensors")
+    assert finish(settings) != 0
+    assert f"all 2 checkpoints in {archive} are damaged: name another folder with --run" in log_of(settings)
+    assert_no_traceback(settings)
+    record("all checkpoints damaged", "refused", None, None)
+
+
+def stored_weights(archive: Archive) -> dict[str, torch.Tensor]:
+    found = archive.newest_valid(pytest.fail)
+    assert found is not None
+    return {
+        f"{file.removesuffix('.safetensors')}/{name}": tensor
+        for file, content in found.files.items()
+        for name, tensor in safetensors.torch.load(content).items()
+    }
+
+
+@pytest.mark.slow
+def test_in_a_bucket_a_killed_run_goes_on_and_ends_bit_identical(anew: Anew, bucket: str):
+    settings, quiet = anew("house")
+    kept = settings.checkpoint.model_copy(update={"folder": f"{bucket}/runs/1"})
+    settings = settings.model_copy(update={"checkpoint": kept})
+    archive = Archive.of(settings)
+    with launch(settings, module="tests.faults.injected") as process:
+        wait_for(lambda: any(each.images >= MID_FADE for each in archive.found()), process, "checkpoint in the fade")
+        os.kill(ranks_of(process)[0], signal.SIGKILL)
+        when = time.time()
+        assert process.wait(60) != 0
+    last, reached = steps_of(settings)[-1][1], archive.found()[0].images
+    assert MID_FADE <= reached < 800
+    assert finish(settings, module="tests.faults.injected") == 0, log_of(settings)
+    assert f"resuming at {reached:,} images" in log_of(settings)
+    assert not (Path(settings.run) / "checkpoints").exists()
+    ours, theirs = stored_weights(archive), weights(quiet.run)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    assert [line["images"] for line in metrics_of(settings)] == [line["images"] for line in metrics_of(quiet)]
+    assert len(archive.found()) == 2
+    first = next(at for at, images in steps_of(settings) if at > when and images <= reached)
+    record("rank killed, checkpoints in a bucket", "goes on, bit-identical", last - reached, first - when)
+
+
+@pytest.mark.slow
+def test_a_bucket_that_is_not_there_is_said_before_training(anew: Anew, bucket: str):
+    settings, _ = anew("house")
+    kept = settings.checkpoint.model_copy(update={"folder": "s3://no-such-bucket-of-ours/runs/1"})
+    settings = settings.model_copy(update={"checkpoint": kept})
+    started = time.time()
+    assert finish(settings) != 0
+    assert "no such file: s3://no-such-bucket-of-ours" in status_of(settings)["reason"]
+    assert_no_traceback(settings)
+    assert "starting at" not in log_of(settings)
+    record("bucket of checkpoints missing", "refused in one line", None, time.time() - started)
