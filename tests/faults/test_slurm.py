@@ -112,7 +112,7 @@ def test_a_job_trains_to_the_end(cluster, portrait_shards, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "restarts"),
-    [("scontrol requeue", "0"), ("Slurm's time limit, SIGUSR1", "3"), ("Slurm node down", "0")],
+    [("scontrol requeue", "0"), ("SIGUSR1 to the batch shell", "3"), ("Slurm node down", "0")],
 )
 def test_taken_away_in_the_middle_a_job_saves_comes_back_and_ends_bit_identical(
     cluster, settings, quiet, tmp_path, kind, restarts
@@ -138,6 +138,22 @@ def test_taken_away_in_the_middle_a_job_saves_comes_back_and_ends_bit_identical(
     stopped = re.search(r"received: saved at ([\d,]+) images", job.log)
     assert stopped and int(stopped[1].replace(",", "")) == resumed, job.log
     record(kind, "saved, came back by itself, bit-identical", 0, seconds)
+
+
+@pytest.mark.slow
+def test_a_run_longer_than_its_time_limit_is_told_in_time_and_comes_back(cluster, settings, tmp_path):
+    endless = settings | {"stages": "[{resolution: 4, stable_images: 10_000_000, batch_size: 48}]"}
+    endless |= {"generator.channels": "[16]", "discriminator.channels": "[16]", "checkpoint.every_images": "1_000_000"}
+    # Slurm may be a minute early: with 60 s, the word comes within the first minute of two.
+    job = Job(cluster, tmp_path, endless, "--nodes=2", "--time=2", "--signal=B:USR1@60", T2F_MAX_RESTARTS="0")
+    job.until(lambda: "SIGUSR1 received: saved at" in job.log, "the word that the time is up")
+    begun = time.monotonic()
+    job.until(lambda: "resuming at" in job.log, "a start after it")
+    record("Slurm's time limit, by Slurm's own clock", "saved, came back by itself", 0, time.monotonic() - begun)
+    assert "preempted: SIGUSR1 received" in job.log
+    cluster.call("scancel", job.number)
+    assert job.end() == "CANCELLED"
+    assert cluster.job(job.number)["Restarts"] == "1"
 
 
 @pytest.mark.slow
@@ -172,11 +188,13 @@ def test_a_cancelled_job_saves_and_stays_away(cluster, settings, tmp_path):
 
 @pytest.mark.slow
 def test_what_must_be_mended_does_not_come_back(cluster, settings, tmp_path):
-    job = Job(cluster, tmp_path, settings | {"data.shards": str(tmp_path / "nothing")})
+    large = settings | {"stages": "[{resolution: 64, stable_images: 480, batch_size: 48}]"}
+    large |= dict.fromkeys(("generator.channels", "discriminator.channels"), "[8, 8, 8, 8, 8]")
+    job = Job(cluster, tmp_path, large, T2F_MAX_RESTARTS="1")
     assert job.end() == "FAILED", job.log
     assert cluster.job(job.number)["Restarts"] == "0"
-    assert job.status["outcome"] == "failed" and "nothing" in str(job.status["reason"])
-    assert job.log.splitlines()[-1].startswith("failed: ")
+    assert (job.status["outcome"], job.status["retry"]) == ("failed", False)
+    assert job.log.splitlines()[-1].startswith("failed: ") and "of 32 pixels" in job.log.splitlines()[-1]
 
 
 def test_a_configuration_that_cannot_be_read_starts_no_launcher(cluster, tmp_path):
