@@ -49,7 +49,8 @@ IMAGES_A_KILL = 320  # of progress, about: a run of so many is not at its end be
 LIFE_IMAGES = 480  # of a launch, at most, before it is killed
 STARTS = 0.15  # of the kills come before the first step
 START_SECONDS = 6.0  # in which a start is met
-GONE_SECONDS = 120.0
+TIMEOUT_SECONDS = 60  # a launcher that dies before its ranks have read a line is missed after that
+GONE_SECONDS = 240.0
 STEP_SECONDS = 300.0  # until a launch trains, on a busy machine
 END_SECONDS = 3600.0
 RESTARTING = "loader process"  # the one kind that a run survives without another launch
@@ -247,7 +248,7 @@ def main(num_kills: int, seed: int, recipe: str, shards: Path | None, folder: Pa
             recipe, shards, place / "chaos",
             f"stages.0.stable_images={quarter}", f"stages.1.fade_images={2 * quarter}",
             f"stages.1.stable_images={quarter}", "data.num_workers=1", "checkpoint.every_images=120",
-            "snapshot.every_images=160", "log.grid_every_images=400",
+            "snapshot.every_images=160", "log.grid_every_images=400", f"train.timeout_seconds={TIMEOUT_SECONDS}",
         )  # fmt: skip
         quiet = settings.model_copy(update={"run": str(place / "quiet")})
         click.echo(f"in quiet: {settings.total_images:,} images on two ranks")

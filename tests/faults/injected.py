@@ -22,12 +22,13 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal
 
 from t2f_dist.train import main
-from t2f_dist.training.ranks import Agreement
+from t2f_dist.training import launcher
+
+if TYPE_CHECKING:  # as the program that this stands for, it is at its first line before torch is imported
+    import torch
 
 ERRORS = {error.__name__: error for error in (RuntimeError, ValueError, OSError, MemoryError)}
 
@@ -145,9 +146,10 @@ def _part(whole: Any, name: str) -> Any:
     return whole[int(name)] if isinstance(whole, list | tuple) else getattr(whole, name)
 
 
-@torch.no_grad()
 def _hurt(tensor: torch.Tensor, fault: Fault) -> None:
     """In place, in any layout of memory."""
+    import torch
+
     tensor = tensor.detach()
     where = tuple(int(index) for index in torch.unravel_index(torch.tensor(fault.element), tensor.shape))
     element = tensor[where].view(1)
@@ -162,10 +164,12 @@ class Place:
     """Where the loop stands, as it tells the other ranks at each step."""
 
     def __init__(self, rank: int, trace: str | None):
+        from t2f_dist.training.ranks import Agreement
+
         self.images_seen = 0
         stop = Agreement.stop
 
-        def told(agreement: Agreement, images_seen: int, phase: Any) -> str | None:
+        def told(agreement: Any, images_seen: int, phase: Any) -> str | None:
             self.images_seen = images_seen
             if trace:
                 with open(trace, "a") as file:
@@ -183,6 +187,7 @@ def inject(faults: list[Fault], rank: int, trace: str | None = None) -> None:
 
 
 if __name__ == "__main__":
+    launcher.miss()
     read = json.loads(os.environ.get("T2F_FAULT", "[]"))
     wanted = [Fault(**each) for each in (read if isinstance(read, list) else [read])]
     inject(wanted, int(os.environ.get("RANK", "0")), os.environ.get("T2F_TRACE"))
