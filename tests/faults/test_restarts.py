@@ -1,6 +1,7 @@
 """Restarts in place: the launcher starts all ranks again (--max_restarts), and they find each other, every time."""
 
 import itertools
+import os
 import time
 from collections.abc import Callable
 
@@ -88,6 +89,16 @@ def test_one_rank_after_the_other_is_killed_and_comes_back(anew: Anew, backend: 
     each = sum(_gaps(config)) / 4
     record(f"SIGKILL four times, restarts in place, {backend}", "bit-identical", repeated_images(config), each)
     assert time.monotonic() - started < 400
+
+
+@pytest.mark.slow
+def test_it_comes_back_too_where_rank_0_keeps_the_store(anew: Anew):
+    config, quiet = anew("house")
+    fault: Fault = {"kind": "kill", "rank": 0, **WHERE["step"]}
+    environment = os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    launcher = ("--max_restarts", "1", "--rdzv_backend", "c10d")
+    assert finish(config, fault=fault, launcher=launcher, environment=environment) == 0, log_of(config)
+    assert_same_end(config, quiet)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -181,3 +182,39 @@ def _wait_for(path: Path) -> None:
     while not path.exists():
         assert time.monotonic() < deadline, f"no {path.name}"
         time.sleep(0.02)
+
+
+WITHOUT_LAUNCHER = """
+import torch
+from t2f_dist.training.ranks import Ranks
+ranks = Ranks(60)
+assert ranks.store is not None
+ranks.store.set(f"rank {ranks.rank}", "is here")
+ranks.barrier()
+others = [ranks.store.get(f"rank {rank}").decode() for rank in range(3)]
+print(ranks.rank, ranks.describe().partition(",")[0], *others, ranks.mean(torch.ones(1).double()).item(), sep="; ")
+ranks.leave()
+"""
+
+
+@pytest.mark.slow
+def test_srun_needs_no_launcher():
+    """Ranks with nothing but their numbers and an address: rank 0 keeps the store."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    environment |= {"WORLD_SIZE": "3", "CUDA_VISIBLE_DEVICES": "-1", "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-c", WITHOUT_LAUNCHER]
+    ranks = [
+        subprocess.Popen(line, env=environment | {"RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
+        for rank in range(3)
+    ]
+    try:
+        said = [process.communicate(timeout=180)[0] for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+            process.communicate()
+    here = "is here; is here; is here; 1.0"
+    assert said == [f"{rank}; world size 3 (gloo); {here}\n" for rank in range(3)]
