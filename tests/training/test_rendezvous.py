@@ -1,6 +1,5 @@
 """Ranks find each other at every attempt: real stores on the loopback, with what earlier attempts left in them."""
 
-import json
 import os
 import random
 import socket
@@ -211,31 +210,6 @@ def test_real_groups_are_joined_again_in_the_store_of_the_attempt_before(launch:
     seconds, _, message = output.splitlines()[1].partition(" s: ")
     assert message.startswith("rank 0 cannot reach the others: a rank was lost as they met"), output
     assert int(seconds) < 30, "bounded, although the group's own timeout is ten minutes"
-
-
-ROUTES = """
-import json, sys
-from t2f_dist.training import host
-found = {name: host.address_towards(name) for name in sys.argv[1:]}
-print(json.dumps([found, host.interface_of("10.77.0.1"), host.identity()]))
-"""
-
-
-def test_a_host_knows_how_the_others_reach_it():
-    with hosts(2) as (first, second):
-        line = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{ROUTES}"]
-        line += ["localhost", "host0", "host1", "10.77.0.1", "nowhere.invalid"]
-        found, interface, here = json.loads(first.run(line))
-        there = json.loads(second.run(line))[2]
-    assert found == {
-        "localhost": None,
-        "host0": None,  # its own name, as Debian has it
-        "host1": "10.77.0.1",
-        "10.77.0.1": "10.77.0.1",
-        "nowhere.invalid": None,
-    }
-    assert interface == "eth0"
-    assert here != there
 
 
 KEEPING = """
