@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -42,9 +43,9 @@ class Diverged(ValueError):
     def __init__(self, network: str, images_seen: int, num_steps: int, report: str):
         self.network, self.images_seen, self.report = network, images_seen, report
         super().__init__(
-            f"{num_steps} steps of the {network} in a row, from {images_seen:,} images on, were left out, for their"
-            f" loss or gradient is no finite number: {report}. Start anew in another folder (--run) with lower"
-            " learning rates, and look at the samples that are named"
+            f"{num_steps} step{'s' * (num_steps > 1)} of the {network} in a row, from {images_seen:,} images on, were"
+            f" left out, for their loss or gradient is no finite number: {report}. Start anew in another folder (--run)"
+            " with lower learning rates, and look at the samples that are named"
         )
 
 
@@ -91,7 +92,22 @@ class Divergence:
             for side in gan.sides
             if f"skipped_steps/{side.name}" in metrics  # it had its turn
         ])  # fmt: skip
-        if len(self._waiting) > (LAG if gan.device.type == "cuda" else 0):
+        self._look(gan, LAG if gan.device.type == "cuda" else 0)
+
+    def settle(self, gan: Gan) -> bool:
+        """Look at all steps so far, which waits for a GPU. Whether the state is worth keeping: no row is going on.
+
+        Raises Diverged as `watch` does.
+        """
+        self._look(gan, 0)
+        return not any(self._counts.values())
+
+    def give_up(self, gan: Gan) -> NoReturn:
+        """Raise Diverged for the row that is going on, however short. All ranks call."""
+        raise self._diverged(gan, max(self._counts, key=lambda network: self._counts[network]))
+
+    def _look(self, gan: Gan, lag: int) -> None:
+        while len(self._waiting) > lag:
             for step in self._waiting.popleft():
                 self._judge(gan, step)
 
@@ -103,11 +119,15 @@ class Divergence:
             self._counts[step.network] = 0
             self._first.pop(step.network, None)
             return
-        first = self._first.setdefault(step.network, step)
+        self._first.setdefault(step.network, step)
         self._counts[step.network] += counts
         if self._counts[step.network] >= self.limit:
-            report = f"{_parameters(gan, first)}; {self._gathered(self._of_this_rank(first))}"
-            raise Diverged(step.network, first.images_seen, self._counts[step.network], report)
+            raise self._diverged(gan, step.network)
+
+    def _diverged(self, gan: Gan, network: str) -> Diverged:
+        first = self._first[network]
+        report = f"{_parameters(gan, first)}; {self._gathered(self._of_this_rank(first))}"
+        return Diverged(network, first.images_seen, self._counts[network], report)
 
     def _of_this_rank(self, step: _Step) -> str:
         """Its terms and samples."""

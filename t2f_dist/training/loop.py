@@ -125,6 +125,7 @@ class Training:
         config, ranks, folder, journal, growth = self.config, self.ranks, self.folder, self.journal, self.growth
         enter = self.watchdog.enter
         saved_at = first_images = images_seen
+        to_save = False
         meter = Meter(ranks)
         divergence = Divergence(config.train.skipped_steps_max, ranks, self.samples)
         on_gpu = ranks.device.type == "cuda"
@@ -169,23 +170,26 @@ class Training:
                 if due(config.train.fingerprint_every_images, before, size):
                     enter("comparing ranks", images_seen)
                     fingerprint.compare(gan, phase, images_seen, ranks)
-                if due(config.checkpoint.every_images, before, size) or last:
-                    saved_at = self._save(gan, images_seen)
-            if stopped and saved_at != images_seen:
-                self._save(gan, images_seen)
+                to_save |= due(config.checkpoint.every_images, before, size) or last
+                if to_save and divergence.settle(gan):
+                    saved_at, to_save = self._save(gan, images_seen), False
+            if stopped and saved_at != images_seen and divergence.settle(gan):
+                saved_at = self._save(gan, images_seen)
+            if not stopped and to_save:
+                divergence.give_up(gan)  # the end is not worth keeping
             if self.saver:
                 self.saver.wait()
         finally:
             stream.close()  # ends the loader processes
             if self.saver:
                 self.saver.close()
-        self._say_end(stopped, images_seen)
+        self._say_end(stopped, saved_at)
         return stopped
 
     def _save(self, gan: Gan, images_seen: int) -> int:
         """Take a checkpoint, which is then written beside the training. Returns the images seen.
 
-        All ranks call: it is of ranks that are equal, and of numbers.
+        All ranks call: it is of ranks that are equal, and of weights that are numbers.
         """
         self.watchdog.enter("comparing ranks", images_seen)
         fingerprint.compare(gan, self.growth.at(images_seen), images_seen, self.ranks)
