@@ -199,12 +199,15 @@ def _explain(model: type[pydantic.BaseModel], problem: Any) -> str:
         return f"{dotted}.kind is required: it says which section this is"
     if problem["type"] == "union_tag_invalid":
         tags = problem["ctx"]["expected_tags"].replace("'", "")
-        return f"{dotted}.kind is {problem['ctx']['tag']!r}: choose one of {tags}"
+        return f"{dotted}.kind is {_cut(problem['ctx']['tag'])}: choose one of {tags}"
     if problem["type"] == "value_error":
         return f"{dotted}: {message}" if dotted else message
-    value = repr(problem["input"])
-    value = value if len(value) <= SHOWN_MAX else f"{value[: SHOWN_MAX - 3]}..."
-    return f"{dotted} is {value}: {message[0].lower()}{message[1:]}"
+    return f"{dotted} is {_cut(problem['input'])}: {message[0].lower()}{message[1:]}"
+
+
+def _cut(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN_MAX else f"{text[: SHOWN_MAX - 3]}..."
 
 
 def _locate(model: Any, location: tuple[Any, ...]) -> tuple[list[str], Any]:

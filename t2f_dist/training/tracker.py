@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from t2f_dist.config.load import recorded
+from t2f_dist.config.redaction import redacted
 from t2f_dist.config.schema import Config
 from t2f_dist.training import status
 
@@ -50,8 +51,8 @@ class Tracker:
         about = {
             "project": config.wandb.project,
             "entity": config.wandb.entity,
-            "name": config.wandb.name or run.resolve().name,
-            "tags": list(config.wandb.tags),
+            "name": redacted(config.wandb.name or run.resolve().name),
+            "tags": redacted(config.wandb.tags),
             "id": self.run_id,
             "dir": str(run.resolve()),
             "config": recorded(config),
