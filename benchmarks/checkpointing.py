@@ -38,7 +38,7 @@ from t2f_dist.training.step import train_step
 
 NAME = "checkpointing"
 RESOLUTION = 32
-LARGE = [896, 896, 512, 256]  # channels of 4 to 32 pixels
+LARGE = [640, 640, 384, 192]  # channels of 4 to 32 pixels
 SIZES: dict[str, tuple[list[str], int]] = {  # changes to configs/demo.yaml, batch size
     "configs/demo.yaml": ([], 48),
     f"with {', '.join(map(str, LARGE))} channels": (
