@@ -96,7 +96,7 @@ def ranks_of(process: subprocess.Popen[str]) -> list[int]:
     return children_of(process.pid)
 
 
-def finish(config: Config, num_processes: int = 2, timeout: float = 180, **how: Any) -> int:
+def finish(config: Config, num_processes: int = 2, timeout: float = 600, **how: Any) -> int:
     """Launch and wait; the launcher's exit code."""
     with launch(config, num_processes, **how) as process:
         return process.wait(timeout)
@@ -137,7 +137,7 @@ def repeated_images(config: Config) -> int:
     return max((0, *(before - after for before, after in itertools.pairwise(images))))
 
 
-def wait_for(condition, process: subprocess.Popen[str], what: str, timeout: float = 90) -> None:
+def wait_for(condition, process: subprocess.Popen[str], what: str, timeout: float = 300) -> None:
     """Until `condition()` holds, while the launch lives."""
     deadline = time.monotonic() + timeout
     while not condition():

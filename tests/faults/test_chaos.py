@@ -15,7 +15,7 @@ from tests.faults.record import record
 def test_three_kills_at_random_and_the_end_is_identical(portrait_shards: Path, tmp_path: Path):
     line = [sys.executable, "-m", "tests.chaos", "--kills", "3", "--seed", "2", "--recipe", "house"]
     line += ["--shards", str(portrait_shards), "--folder", str(tmp_path / "runs"), "--out", str(tmp_path / "out.json")]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 kills" in done.stdout and "identical to the bit" in done.stdout
     found = json.loads((tmp_path / "out.json").read_text())

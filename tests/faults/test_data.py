@@ -54,7 +54,7 @@ def hurt_midway(settings: Config, hurt: Callable[[], None]) -> int:
     with launch(settings, module="tests.faults.injected") as process:
         wait_for(lambda: len(steps_of(settings)) >= 15, process, "a step")
         hurt()
-        return process.wait(180)
+        return process.wait(600)
 
 
 def damaged(settings: Config) -> list[dict[str, object]]:

@@ -26,7 +26,7 @@ from tests.faults.conftest import MID_FADE
 from tests.faults.record import record
 
 STEP = 8  # images
-GONE_SECONDS = 60.0  # on a busy machine; the launcher needs a fraction of a second
+GONE_SECONDS = 120.0  # on a busy machine; the launcher needs a fraction of a second
 SIDE = "t2f_dist.training.side:Side."
 Anew = Callable[[str], tuple[Config, Config]]
 

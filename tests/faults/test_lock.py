@@ -39,7 +39,7 @@ def test_a_second_run_is_refused_while_the_first_lives_and_a_killed_one_holds_no
         wait_for(lambda: len(steps_of(config)) >= 5, process, "a step")
         second = subprocess.run(
             [sys.executable, "-m", "t2f_dist.train", "--config", str(yaml)],
-            cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+            cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
         (line,) = [line for line in second.stderr.splitlines() if line.startswith("error:")]
         assert second.returncode == 1 and f"{config.run} is in use by another run: wait for it" in line
@@ -52,7 +52,7 @@ def test_a_second_run_is_refused_while_the_first_lives_and_a_killed_one_holds_no
         for pid in loaders:
             os.kill(pid, signal.SIGSTOP)  # else they would end when they miss their rank
         os.kill(main, signal.SIGKILL)
-        assert process.wait(60) != 0
+        assert process.wait(120) != 0
         assert set(loaders) <= set(processes_of(config)), "they live, and hold what they inherited"
         when = time.time()
         assert finish(config, module=INJECTED) == 0, log_of(config)

@@ -22,7 +22,7 @@ from tests.end_to_end.launches import (
 from tests.faults.conftest import MID_FADE
 from tests.faults.record import record
 
-GRACE_SECONDS = 60.0  # on a busy machine; a second or two else
+GRACE_SECONDS = 120.0  # on a busy machine; a second or two else
 STEP = "t2f_dist.training.side:Side.step"
 Anew = Callable[[str], tuple[Config, Config]]
 
