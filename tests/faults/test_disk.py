@@ -1,7 +1,7 @@
 """Disks that are full, read-only, emptied or pulled out under a run: it goes on, or ends in one line and loses little.
 
-Real launches of two ranks on real mounts. A save is made to come a second after the step, so that three failures in a
-row take longer than the test needs to mend the disk.
+Real launches of two ranks on real mounts. A save is made to come half a second after the step, so that three failures
+in a row take longer than the test needs to mend the disk.
 """
 
 import json
@@ -29,7 +29,7 @@ from tests.end_to_end.launches import (
 from tests.faults.mounts import bound, fill, free, make_read_only, make_writable, tmpfs, unmount
 from tests.faults.record import record
 
-SLOW_SAVES = {"kind": "sleep", "at": "t2f_dist.training.saver:Saver.save", "call": None, "seconds": 1.0, "once": False}
+SLOW_SAVES = {"kind": "sleep", "at": "t2f_dist.training.saver:Saver.save", "call": None, "seconds": 0.5, "once": False}
 FAILED = "could not be written to"
 
 
