@@ -47,20 +47,21 @@ def watch(rank: int, run: str, stacks: int) -> None:
             number, _, place = last.partition(" ")
             seconds, silent = float(number), 0.0
             turn = min(TURN_SECONDS, seconds / TURNS)
-        elif state_of(parent) not in STOPPED:
+        elif state_of(parent)[0] not in STOPPED:
             silent += passed
         if silent >= seconds and os.getppid() == parent:
             _end(parent, rank, run, stacks, place, silent)
             return
 
 
-def state_of(pid: int) -> str:
-    """The letter by which the kernel names a process's state; empty where there is none such, or no /proc."""
+def state_of(pid: int) -> tuple[str, int]:
+    """The letter by which the kernel names a process's state, and its parent; ("", 0) where there is none such."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0].decode()
-    except (OSError, IndexError):
-        return ""
+            state, parent = file.read().rpartition(b")")[2].split()[:2]
+            return state.decode(), int(parent)
+    except (OSError, ValueError):
+        return "", 0
 
 
 def _end(pid: int, rank: int, run: str, stacks: int, place: str, seconds: float) -> None:

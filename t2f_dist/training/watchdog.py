@@ -53,7 +53,7 @@ PATIENCE = 1.75  # times the bound: so long may one rank move while this one wai
 # Until the first step is done: libraries are loaded, shards opened, kernels chosen, and nothing tells how far it is.
 START_SECONDS = 60.0  # at least
 STARTING = ("starting", "resuming")
-GUARD = 1.5  # times the bound: the other ranks come first, who know more
+GUARD, GUARD_SECONDS = 1.5, 15.0  # times the bound, or so much longer: the others come first, and then their launcher
 GRACE_SECONDS = 10.0  # for the store, and for the disk, at most
 
 
@@ -86,6 +86,8 @@ class Watchdog:
 
     def enter(self, phase: str, images_seen: int) -> None:
         """The main thread comes to another phase, or to the same one again."""
+        if self._first is None and phase not in STARTING:
+            self._first = images_seen
         self._place = (phase, images_seen)
 
     def __enter__(self) -> Watchdog:
@@ -171,7 +173,7 @@ class Watchdog:
             self._feed_guard(own, bound)
             if self._board is None:
                 if standing_still >= bound:
-                    self._end(self._verdict(hangs(own)), [])
+                    self._end(self._verdict(hangs(own)), None)
                 continue
             unanswered = 0.0 if late or self._board.idle else unanswered + passed
             if late:
@@ -189,7 +191,7 @@ class Watchdog:
                 continue
             if self._board.error is not None or unanswered >= bound / 2:
                 why = self._board.error or f"no answer for {unanswered:.0f} s"
-                self._end(self._verdict(cut_off(own, why)), [])
+                self._end(self._verdict(cut_off(own, why)), None)
             elif others.places:
                 patient = standing_still < PATIENCE * bound
                 line = judge(others.with_own(own), others.silent, bound, patient, self._state)
@@ -205,20 +207,18 @@ class Watchdog:
         return standing(frame, self._ranks.device.type == "cuda", self._ranks.world_size > 1)
 
     def _state(self, place: Place) -> str:
-        return guard.state_of(place.pid) if place.host == self._host else ""
+        return guard.state_of(place.pid)[0] if place.host == self._host else ""
 
     def _bound_at(self, phase: str, images_seen: int) -> float:
         """Seconds that the main thread may stay there."""
-        if phase in STARTING:
-            return max(START_SECONDS, self._seconds)
-        if self._first is None:
-            self._first = images_seen
-        return self._seconds if images_seen > self._first else max(START_SECONDS, self._seconds)
+        begun = phase not in STARTING and self._first is not None and images_seen > self._first
+        return self._seconds if begun else max(START_SECONDS, self._seconds)
 
     def _feed_guard(self, own: Place, bound: float) -> None:
         assert self._guard.stdin is not None
+        seconds = min(GUARD * bound, bound + GUARD_SECONDS)
         try:
-            self._guard.stdin.write(f'{GUARD * bound} in "{own.phase}" at {own.images_seen:,} images\n'.encode())
+            self._guard.stdin.write(f'{seconds} in "{own.phase}" at {own.images_seen:,} images\n'.encode())
         except (OSError, ValueError):
             return  # it was killed, or left: this thread watches alone
 
@@ -232,17 +232,26 @@ class Watchdog:
         own, board = self._verdict(line), self._boards
         self._end(board.demand(lambda: board.settle(own), self._grace) or own, mute)
 
-    def _end(self, verdict: Verdict, mute: list[Place]) -> NoReturn:
-        """Say why, write down all stacks, let the others do so but for mute ones, and end without any clearing up.
+    def _end(self, verdict: Verdict, mute: list[Place] | None) -> NoReturn:
+        """Say why, write down all stacks, let the others do so, and end the process without any clearing up.
+
+        mute: ranks that are not waited for; None for all.
 
         The rank that came to the verdict says it, and the first rank of each other host, where it is another log.
         """
         speak = verdict.rank == self._ranks.rank
         speak = speak or (verdict.host != self._host and os.environ.get("LOCAL_RANK", "0") == "0")
         _within(self._grace, lambda: self._write_down(verdict.line, speak))
-        if self._board is not None:
+        for place in mute or ():
+            self._end_stopped(place)
+        if self._board is not None and mute is not None:
             self._leave_together(self._board, self._ranks.world_size - len(mute))
         os._exit(EXIT_HUNG)
+
+    def _end_stopped(self, place: Place) -> None:
+        """A stopped rank takes no signal but this one; its launcher would wait for it for half a minute."""
+        if place.host == self._host and guard.state_of(place.pid) == ("T", os.getppid()):
+            os.kill(place.pid, signal.SIGKILL)
 
     def _write_down(self, line: str, speak: bool) -> None:
         for child in multiprocessing.active_children():

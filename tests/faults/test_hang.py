@@ -25,14 +25,13 @@ from tests.training.small import config
 
 BOUND = 5  # seconds
 SLACK = 8.0  # seconds that a busy machine may add
-LAUNCHER_GRACE = 30.0  # seconds that a launcher gives a rank which does not end by SIGTERM
 SIDE = "t2f_dist.training.side:Side."
 Anew = Callable[[str], tuple[Config, Config]]
 
 # What hangs, where, and the phase that is named.
 HANGS: dict[str, tuple[str, Fault, str]] = {
     "discriminator step": ("house", {"at": SIDE + "backward", "images": MID_FADE}, "training step"),
-    "exchange": ("both", {"at": "t2f_dist.training.gan:Gan.summed", "images": MID_FADE}, "training step"),
+    "report": ("house", {"at": "t2f_dist.training.meter:Meter.report", "images": MID_FADE}, "logging"),
     "agreement": ("house", {"at": "t2f_dist.training.ranks:Agreement.stop", "images": MID_FADE}, "agreeing"),
     "a loader process": (
         "house",
@@ -51,13 +50,13 @@ def bounded(config: Config) -> Config:
     return config.model_copy(update={"train": config.train.model_copy(update={"timeout_seconds": BOUND})})
 
 
-def hung(config: Config, fault: Fault, grace: float = 0.0) -> float:
+def hung(config: Config, fault: Fault) -> float:
     """A launch that ends by its watchdog. Returns the seconds from the fault to the end of the launcher."""
     assert finish(config, fault=fault) != 0, log_of(config)
     when = struck(config, fault["rank"])
     assert when is not None, log_of(config)
     seconds = time.time() - when["time"]
-    assert seconds < 1.5 * BOUND + SLACK + grace, log_of(config)
+    assert seconds < 1.5 * BOUND + SLACK, log_of(config)
     assert processes_of(config) == []
     known = status_of(config)
     assert (known["outcome"], known["retry"]) == ("failed", True)
@@ -101,7 +100,7 @@ def test_wherever_a_rank_hangs_it_is_named_and_the_same_command_goes_on(anew: An
 def test_a_rank_that_is_stopped_is_named_and_the_same_command_goes_on(anew: Anew, rank: int):
     settings, quiet = anew("house")
     settings = bounded(settings)
-    seconds = hung(settings, {"kind": "stop", "rank": rank, "at": SIDE + "step", "images": MID_FADE}, LAUNCHER_GRACE)
+    seconds = hung(settings, {"kind": "stop", "rank": rank, "at": SIDE + "step", "images": MID_FADE})
     reason = status_of(settings)["reason"]
     assert re.match(rf"rank {rank} \(pid \d+ on .*\) has not answered for \d+ s and more: it is stopped", reason)
     goes_on(settings, quiet, f"rank {rank}, stopped", seconds)
