@@ -210,9 +210,9 @@ def test_an_array_of_shares_is_the_build_of_one_although_a_task_is_requeued(clus
     from t2f_dist.shard.build import build
 
     corpus = tmp_path / "corpus"
-    write_corpus(corpus, num=900, resolution=64, seed=0, workers=1)
-    recipe = {"faces": str(corpus / "faces"), "captions": str(corpus / "captions.jsonl"), "samples_per_shard": 10}
-    recipe |= {"image": {"resolution": 64}}
+    write_corpus(corpus, num=480, resolution=32, seed=0, workers=1)
+    recipe = {"faces": str(corpus / "faces"), "captions": str(corpus / "captions.jsonl"), "samples_per_shard": 5}
+    recipe |= {"image": {"resolution": 32}}
     path = tmp_path / "recipe.yaml"
     path.write_text(json.dumps(recipe))  # JSON is YAML
     build(ShardRecipe(**recipe, out=str(tmp_path / "alone")), workers=1, progress=False)
