@@ -130,7 +130,7 @@ def test_a_loader_process_that_is_killed_is_replaced_in_the_same_launch(anew: An
 @pytest.mark.slow
 def test_loader_processes_that_are_killed_again_and_again_end_the_run_with_a_line(anew: Anew):
     settings, _ = anew("house")
-    assert finish(settings, fault={"kind": "kill", "at": LOADING, "rank": 1, "call": 20, "once": False}) != 0
+    assert finish(settings, fault={"kind": "kill", "at": LOADING, "rank": 1, "once": False}) != 0
     found = status_of(settings)
     assert found["outcome"] == "failed"
     assert (

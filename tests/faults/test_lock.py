@@ -37,6 +37,8 @@ def test_a_second_run_is_refused_while_the_first_lives_and_a_killed_one_holds_no
     yaml = Path(config.run).with_suffix(".yaml")
     with launch(config, module=INJECTED) as process:
         wait_for(lambda: len(steps_of(config)) >= 5, process, "a step")
+        for rank in ranks_of(process):
+            os.kill(rank, signal.SIGSTOP)  # so that it does not end before the second has begun
         second = subprocess.run(
             [sys.executable, "-m", "t2f_dist.train", "--config", str(yaml)],
             cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
@@ -51,6 +53,7 @@ def test_a_second_run_is_refused_while_the_first_lives_and_a_killed_one_holds_no
         assert loaders
         for pid in loaders:
             os.kill(pid, signal.SIGSTOP)  # else they would end when they miss their rank
+        os.kill(ranks_of(process)[1], signal.SIGCONT)
         os.kill(main, signal.SIGKILL)
         assert process.wait(120) != 0
         assert set(loaders) <= set(processes_of(config)), "they live, and hold what they inherited"
