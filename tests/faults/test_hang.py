@@ -57,6 +57,9 @@ def hung(config: Config, fault: Fault) -> float:
     assert when is not None, log_of(config)
     seconds = time.time() - when["time"]
     assert seconds < 1.5 * BOUND + SLACK, log_of(config)
+    deadline = time.monotonic() + SLACK
+    while processes_of(config) and time.monotonic() < deadline:  # loaders of a killed rank look for it every 5 s
+        time.sleep(0.05)
     assert processes_of(config) == []
     known = status_of(config)
     assert (known["outcome"], known["retry"]) == ("failed", True)
