@@ -72,6 +72,7 @@ class Training:
         self.archive = Archive.of(config)
         self.journal: Journal | None = None  # of the main rank
         self.saver: Saver | None = None  # of the main rank
+        self.saved_at = 0  # images of the newest checkpoint
         ranks.check_same(self.fingerprint, "shards")
 
     def run(self) -> bool:
@@ -86,7 +87,7 @@ class Training:
 
     def _run(self) -> bool:
         """Attempts, each from the newest checkpoint: another where the last one came to numbers that are none."""
-        rolled_back_at = -1
+        rolled_back_to = -1
         while True:
             gan = Gan(self.config, facts(self.samples), self.ranks.device, self.ranks.world_size)
             try:
@@ -96,9 +97,9 @@ class Training:
                 return not self._attempt(gan, images_seen)
             except Diverged as diverged:
                 # What is computed again comes out the same, but for what a machine did wrong: once is worth it.
-                if diverged.images_seen <= rolled_back_at:
+                if self.saved_at <= rolled_back_to:
                     raise
-                rolled_back_at, told = diverged.images_seen, str(diverged)
+                rolled_back_to, told = self.saved_at, str(diverged)
             finally:
                 gan.release()
             if self.journal:
@@ -124,7 +125,7 @@ class Training:
         """
         config, ranks, folder, journal, growth = self.config, self.ranks, self.folder, self.journal, self.growth
         enter = self.watchdog.enter
-        saved_at = first_images = images_seen
+        self.saved_at = first_images = images_seen
         to_save = False
         meter = Meter(ranks)
         divergence = Divergence(config.train.skipped_steps_max, ranks, self.samples)
@@ -172,9 +173,10 @@ class Training:
                     fingerprint.compare(gan, phase, images_seen, ranks)
                 to_save |= due(config.checkpoint.every_images, before, size) or last
                 if to_save and divergence.settle(gan):
-                    saved_at, to_save = self._save(gan, images_seen), False
-            if stopped and saved_at != images_seen and divergence.settle(gan):
-                saved_at = self._save(gan, images_seen)
+                    self._save(gan, images_seen)
+                    to_save = False
+            if stopped and self.saved_at != images_seen and divergence.settle(gan):
+                self._save(gan, images_seen)
             if not stopped and to_save:
                 divergence.give_up(gan)  # the end is not worth keeping
             if self.saver:
@@ -183,11 +185,11 @@ class Training:
             stream.close()  # ends the loader processes
             if self.saver:
                 self.saver.close()
-        self._say_end(stopped, saved_at)
+        self._say_end(stopped, self.saved_at)
         return stopped
 
-    def _save(self, gan: Gan, images_seen: int) -> int:
-        """Take a checkpoint, which is then written beside the training. Returns the images seen.
+    def _save(self, gan: Gan, images_seen: int) -> None:
+        """Take a checkpoint, which is then written beside the training.
 
         All ranks call: it is of ranks that are equal, and of weights that are numbers.
         """
@@ -197,7 +199,7 @@ class Training:
         self.watchdog.enter("saving a checkpoint", images_seen)
         if self.saver:
             self.saver.save(gan, checkpoint.State(images_seen, self.fingerprint, recorded(self.config)))
-        return images_seen
+        self.saved_at = images_seen
 
     def _already_finished(self, images_seen: int) -> bool:
         if self.ranks.is_main:

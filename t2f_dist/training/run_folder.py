@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import IO, Any
 
 import click
+from torch.distributed import DistError
 
 from t2f_dist.config.load import dump
 from t2f_dist.config.schema import Config
 from t2f_dist.data.batch import Damage
 from t2f_dist.models import snapshot
 from t2f_dist.training import launcher, status
+from t2f_dist.training.fingerprint import RanksDiffer
 from t2f_dist.training.gan import Gan
 from t2f_dist.training.growth import Phase
 from t2f_dist.training.ranks import Ranks
@@ -87,7 +89,7 @@ class RunFolder:
         reason = in_words(error, self._ranks.rank)
         known = status.read(self.path)
         if known.get("outcome") == "running":
-            self.note("failed", reason, retry=not isinstance(error, ValueError))
+            self.note("failed", reason, retry=worth_a_retry(error))
         elif self._was_finished and known == self._before:  # refused before it touched anything
             with suppress(OSError):
                 status.note_refusal(self.path, reason)
@@ -139,9 +141,15 @@ def in_words(error: BaseException, rank: int | str) -> str:
     return " ".join(text.split())
 
 
+def worth_a_retry(error: BaseException) -> bool:
+    """Whether the same command may well succeed with nothing mended: not where it was refused, or the numbers fail."""
+    return isinstance(error, RanksDiffer) or not isinstance(error, ValueError | FileNotFoundError | PermissionError)
+
+
 def lost_the_others(error: RuntimeError) -> bool:
     """Whether an exchange broke because another rank is gone."""
-    return any(word in str(error).lower() for word in ("gloo", "nccl", "connection closed", "connection reset"))
+    words = ("gloo", "nccl", "connection closed", "connection reset")
+    return isinstance(error, DistError) or any(word in str(error).lower() for word in words)
 
 
 def note_failure(config: Config, error: Exception, started: str) -> None:
@@ -162,7 +170,7 @@ def note_failure(config: Config, error: Exception, started: str) -> None:
             if known.get("outcome") == "finished":
                 status.note_refusal(path, reason)
             else:
-                status.write(path, "failed", reason, retry=not isinstance(error, ValueError))
+                status.write(path, "failed", reason, retry=worth_a_retry(error))
             lock.close()
 
 
