@@ -94,5 +94,6 @@ def test_asked_to_stop_while_it_resumes_it_resumes_again(anew: Anew):
     saved = status_of(config)["images_seen"]
     loading = {**term, "at": "t2f_dist.training.checkpoint:_fill_optimizer"}
     when = stopped(config, [first, loading], 1)
-    assert (status_of(config)["outcome"], status_of(config)["images_seen"]) == ("preempted", saved)
+    assert status_of(config)["outcome"] == "preempted"
+    assert saved <= status_of(config)["images_seen"] <= saved + 8, "the ranks agree at the step after"
     goes_on(config, quiet, "SIGTERM while resuming", when)
