@@ -46,7 +46,6 @@ def train(config: Config, ranks: Ranks) -> bool:
             raise ValueError(f"not started again, for nothing was mended: {folder.reason}")
         with Watchdog(ranks, config.train.timeout_seconds, folder.path) as watchdog:
             finished = Training(config, ranks, folder, agreement, watchdog).run()
-            watchdog.enter("leaving", config.total_images)
             agreement.settle()
     except BaseException as error:
         folder.fail(error)
@@ -93,7 +92,7 @@ class Training:
             try:
                 images_seen = self._begin(gan)
                 if images_seen >= self.growth.total_images:
-                    return self._already_finished(images_seen)
+                    return self._already_finished(gan, images_seen)
                 return not self._attempt(gan, images_seen)
             except Diverged as diverged:
                 # What is computed again comes out the same, but for what a machine did wrong: once is worth it.
@@ -180,6 +179,7 @@ class Training:
             if not stopped and to_save:
                 divergence.give_up(gan)  # the end is not worth keeping
             if self.saver:
+                enter("saving a checkpoint", images_seen)
                 self.saver.wait()
         finally:
             stream.close()  # ends the loader processes
@@ -201,23 +201,32 @@ class Training:
             self.saver.save(gan, checkpoint.State(images_seen, self.fingerprint, recorded(self.config)))
         self.saved_at = images_seen
 
-    def _already_finished(self, images_seen: int) -> bool:
+    def _already_finished(self, gan: Gan, images_seen: int) -> bool:
         if self.ranks.is_main:
             self.folder.note("finished", "all images shown", images_seen=images_seen)
-            newest = snapshot.newest(self.folder.path)
-            print(f"already finished: {images_seen:,} images; snapshot {newest}", flush=True)
+            if not self.folder.snapshot_path(images_seen).exists():  # a full disk may have refused it
+                self.folder.save_snapshot(gan, corpus(self.samples), images_seen, self.growth.at(images_seen))
+            print(f"already finished: {images_seen:,} images; {self._newest_snapshot()}", flush=True)
         return True
 
     def _say_end(self, stopped: str | None, images_seen: int) -> None:
+        self.watchdog.enter("leaving", images_seen)
         if self.journal and stopped:
+            self.journal.log.preempting()
             self.folder.note("preempted", stopped, images_seen=images_seen)
             self.journal.say(f"{stopped}: saved at {images_seen:,} images; the same command goes on from here")
         elif self.journal:
             self.folder.note("finished", "all images shown", images_seen=images_seen)
-            newest = snapshot.newest(self.folder.path)
-            self.journal.say(f"finished: {images_seen:,} images; snapshot {newest}")
+            self.journal.say(f"finished: {images_seen:,} images; {self._newest_snapshot()}")
+
+    def _newest_snapshot(self) -> str:
+        try:
+            return f"snapshot {snapshot.newest(self.folder.path)}"
+        except FileNotFoundError:
+            return "no snapshot could be written; free space, and the same command takes it from the checkpoint"
 
     def _close(self, exit_code: int) -> None:
+        """Of the journal's end, wandb may take half a minute."""
         self.samples.close()
         if self.journal:
             self.journal.close(exit_code)

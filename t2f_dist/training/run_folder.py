@@ -112,6 +112,9 @@ class RunFolder:
         except OSError as error:
             self._warn(f"damaged samples are counted and not written down ({error})")
 
+    def snapshot_path(self, images_seen: int) -> Path:
+        return self.path / "snapshots" / f"images-{images_seen:012d}.safetensors"
+
     def save_snapshot(self, gan: Gan, corpus: snapshot.Corpus, images_seen: int, phase: Phase) -> bool:
         """Write the moving average as it stands, and delete older snapshots than are kept.
 
@@ -120,11 +123,10 @@ class RunFolder:
         taken = snapshot.Snapshot(
             gan.generator_ema, self.config, gan.facts, corpus, images_seen, phase.resolution, phase.alpha
         )
-        folder = self.path / "snapshots"
-        path = folder / f"images-{images_seen:012d}.safetensors"
+        path = self.snapshot_path(images_seen)
         try:
             snapshot.save(path, taken)
-            for old in sorted(folder.glob("images-*.safetensors"))[: -self.config.snapshot.keep]:
+            for old in sorted(path.parent.glob("images-*.safetensors"))[: -self.config.snapshot.keep]:
                 old.unlink(missing_ok=True)
         except OSError as error:
             click.echo(f"warning: the snapshot at {images_seen:,} images is not written: {explained(error)}", err=True)
