@@ -60,15 +60,15 @@ RESTARTING = "loader process"  # the one kind that a run survives without anothe
 class Kill:
     """What was killed, and what it cost.
 
-    images_lost: trained, and trained again. seconds: from the kill to the next step. gone_seconds: until nothing was
-    left of the launch. None for what is not known (yet).
+    images_lost: trained, and trained again. seconds: from the kill to the next step. gone_seconds: until launcher
+    and ranks had ended. None for what is not known (yet).
     """
 
     kind: str
     starting: bool
     images_seen: int
     time: float
-    num_steps: int = 0  # that were begun before nothing was left of the launch
+    num_steps: int = 0  # that were begun until then
     images_lost: int | None = None
     seconds: float | None = None
     gone_seconds: float | None = None
@@ -154,6 +154,7 @@ class Chaos:
         steps = steps_of(self.config)
         kill = Kill(kind, starting, steps[-1][1] if steps else 0, time.time())
         self.kills.append(kill)
+        ranks = ranks_of(process)
         KINDS[kind][1](process, self.draw)
         self.bar.update()
         self.bar.set_postfix_str(f"{kind} at {kill.images_seen:,} images")
@@ -164,7 +165,7 @@ class Chaos:
             kill.images_lost, kill.seconds = 0, max(pauses, default=None)
             return
         self._wait(process, lambda: False)
-        self._wait_gone()
+        self._wait_gone(ranks)
         kill.gone_seconds = time.time() - kill.time
         kill.num_steps = len(steps_of(self.config))
 
@@ -183,11 +184,11 @@ class Chaos:
             assert time.monotonic() < until, f"neither trains nor ends: {log_of(self.config)[-2000:]}"
             time.sleep(0.05)
 
-    def _wait_gone(self) -> None:
-        """Until what lost its launcher has ended by itself."""
+    def _wait_gone(self, ranks: list[int]) -> None:
+        """Until ranks that lost their launcher have ended by themselves. What they forked may look for them longer."""
         until = time.monotonic() + GONE_SECONDS
-        while left := processes_of(self.config):
-            assert time.monotonic() < until, f"processes {left} are left behind"
+        while left := set(ranks) & set(processes_of(self.config)):
+            assert time.monotonic() < until, f"ranks {left} are left behind"
             time.sleep(0.05)
 
     def _count(self) -> None:

@@ -23,6 +23,7 @@ from t2f_dist.training import checkpoint, status
 ROOT = Path(__file__).resolve().parents[2]
 
 
+GONE_SECONDS = 60.0  # a loader process looks for its rank every five seconds
 INJECTED = "tests.faults.injected"
 Fault = dict[str, Any]  # fields of tests.faults.injected.Fault
 
@@ -96,10 +97,15 @@ def ranks_of(process: subprocess.Popen[str]) -> list[int]:
     return children_of(process.pid)
 
 
-def finish(config: Config, num_processes: int = 2, timeout: float = 600, **how: Any) -> int:
-    """Launch and wait; the launcher's exit code."""
+def finish(config: Config, num_processes: int = 2, timeout: float = 600, alone: bool = True, **how: Any) -> int:
+    """Launch and wait; the launcher's exit code. `alone`: nothing that it started may outlive it for long."""
     with launch(config, num_processes, **how) as process:
-        return process.wait(timeout)
+        code = process.wait(timeout)
+        until = time.monotonic() + GONE_SECONDS
+        while alone and (left := processes_of(config)):
+            assert time.monotonic() < until, f"processes {left} outlive their launcher"
+            time.sleep(0.05)
+        return code
 
 
 def until_finished(config: Config, num_processes: int = 2, most: int = 5, **how: Any) -> int:

@@ -58,7 +58,7 @@ def test_a_second_run_is_refused_while_the_first_lives_and_a_killed_one_holds_no
         assert process.wait(120) != 0
         assert set(loaders) <= set(processes_of(config)), "they live, and hold what they inherited"
         when = time.time()
-        assert finish(config, module=INJECTED) == 0, log_of(config)
+        assert finish(config, module=INJECTED, alone=False) == 0, log_of(config)
         after = [moment for moment, _ in steps_of(config) if moment > when]
         record("owner killed, its loader processes alive", "not held, bit-identical", None, after[0] - when)
     assert_same_end(config, quiet)
