@@ -27,13 +27,13 @@ from benchmarks import corpora, section
 from t2f_dist.config.load import read_yaml, resolve
 from t2f_dist.config.schema import Config
 from t2f_dist.data.loader import batches, open_samples
-from t2f_dist.training import checkpoint
-from t2f_dist.training.archive import Archive
-from t2f_dist.training.checkpoint import Copy, State
+from t2f_dist.training.checkpoints import checkpoint
+from t2f_dist.training.checkpoints.archive import Archive
+from t2f_dist.training.checkpoints.checkpoint import Copy, State
+from t2f_dist.training.checkpoints.saver import Saver
 from t2f_dist.training.corpus import facts
 from t2f_dist.training.gan import Gan
 from t2f_dist.training.growth import Growth
-from t2f_dist.training.saver import Saver
 from t2f_dist.training.step import train_step
 
 NAME = "checkpointing"

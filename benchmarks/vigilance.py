@@ -53,9 +53,9 @@ def as_rank(shards: Path) -> None:
     from t2f_dist.training.divergence import Divergence
     from t2f_dist.training.gan import Gan
     from t2f_dist.training.growth import Growth, num_parts
-    from t2f_dist.training.ranks import Ranks
+    from t2f_dist.training.launch.ranks import Ranks
+    from t2f_dist.training.launch.watchdog import Watchdog
     from t2f_dist.training.step import train_step
-    from t2f_dist.training.watchdog import Watchdog
 
     stages = [{"resolution": 32, "stable_images": BATCH * STEPS, "batch_size": BATCH}]
     changes = [f"data.shards={shards}", f"stages={json.dumps(stages)}", "wandb.mode=disabled"]

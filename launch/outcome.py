@@ -24,7 +24,7 @@ from pathlib import Path
 
 from t2f_dist.config.load import read_yaml, resolve
 from t2f_dist.config.schema import Config
-from t2f_dist.training import status
+from t2f_dist.training.run import status
 
 # The last three are EX_IOERR, EX_TEMPFAIL and EX_CONFIG of sysexits.h.
 FINISHED = 0

@@ -15,8 +15,8 @@ import click
 from t2f_dist.config.load import dump, read_yaml, resolve
 from t2f_dist.config.redaction import said
 from t2f_dist.config.schema import Config
-from t2f_dist.training import launcher
-from t2f_dist.training.status import EXIT_FAILED, EXIT_PREEMPTED
+from t2f_dist.training.launch import launcher
+from t2f_dist.training.run.status import EXIT_FAILED, EXIT_PREEMPTED
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -54,12 +54,12 @@ def main(path: str, overrides: tuple[str, ...], folder: str | None, dry_run: boo
         if config is not None or main_rank:
             click.echo(f"error: {said(error)}", err=True)
         if config is not None and main_rank and not dry_run:
-            from t2f_dist.training.run_folder import note_failure
+            from t2f_dist.training.run.run_folder import note_failure
 
             note_failure(config, error, started)  # of before the folder was held: an older outcome must not stand
         sys.exit(EXIT_FAILED)
     except RuntimeError as error:
-        from t2f_dist.training.run_folder import lost_the_others
+        from t2f_dist.training.run.run_folder import lost_the_others
 
         if not lost_the_others(error):
             raise
@@ -69,8 +69,8 @@ def main(path: str, overrides: tuple[str, ...], folder: str | None, dry_run: boo
 
 
 def _train(config: Config) -> bool:
+    from t2f_dist.training.launch.ranks import Ranks
     from t2f_dist.training.loop import train
-    from t2f_dist.training.ranks import Ranks
 
     ranks = Ranks(config.train.timeout_seconds)
     if ranks.is_main:

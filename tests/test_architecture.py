@@ -44,7 +44,7 @@ MAY_IMPORT = {
         "models.snapshot",
         "evaluation",
         "portraits",
-        "training.archive",
+        "training.checkpoints",
     },
     "train": {"config", "training"},
 }

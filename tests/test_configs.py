@@ -17,9 +17,9 @@ from t2f_dist.data.loader import open_samples
 from t2f_dist.models import snapshot
 from t2f_dist.portraits.corpus import write_corpus
 from t2f_dist.shard.build import build
+from t2f_dist.training.launch.ranks import Ranks
 from t2f_dist.training.loop import train
 from t2f_dist.training.plan import table
-from t2f_dist.training.ranks import Ranks
 from tests.end_to_end.launches import finish, weights
 from tests.sentence_model import model_folder
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from t2f_dist.shard.build import build
-from t2f_dist.training import status
-from t2f_dist.training.checkpoint import found
+from t2f_dist.training.checkpoints.checkpoint import found
+from t2f_dist.training.run import status
 from tests.ranks import Pair
 from tests.shard.raw import Corpus
 from tests.test_train import ROOT, _launched, assert_refused, run, write

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from t2f_dist.config.load import dump
 from t2f_dist.config.redaction import redacted, said
 from t2f_dist.config.schema import Config
-from t2f_dist.training import checkpoint
+from t2f_dist.training.checkpoints import checkpoint
 from tests.end_to_end.launches import children_of, launch, log_of, status_of
 from tests.training.small import config
 from tests.web import served

@@ -14,9 +14,9 @@ from click.testing import CliRunner, Result
 from t2f_dist import train
 from t2f_dist.config.load import resolve
 from t2f_dist.config.schema import Config
-from t2f_dist.training import status
-from t2f_dist.training.ranks import Agreement, Ranks
-from t2f_dist.training.run_folder import RunFolder
+from t2f_dist.training.launch.ranks import Agreement, Ranks
+from t2f_dist.training.run import status
+from t2f_dist.training.run.run_folder import RunFolder
 from tests.ranks import Pair
 from tests.training.small import config
 
@@ -215,7 +215,7 @@ def test_a_launch_that_fails_before_the_folder_is_held_leaves_a_finished_run(
     def alone(self, timeout_seconds):
         raise ValueError("the launcher started 2 ranks, but rank 0 sees 1" + " and says so" * 30)
 
-    monkeypatch.setattr("t2f_dist.training.ranks.Ranks.__init__", alone)
+    monkeypatch.setattr("t2f_dist.training.launch.ranks.Ranks.__init__", alone)
     assert_refused(run("--config", write(settings, tmp_path)), "the launcher started 2 ranks")
     found = status.read(tmp_path / "run")
     refused = found.pop("refused")
@@ -234,6 +234,6 @@ def test_ranks_that_are_alone_replace_an_older_outcome(settings: Config, tmp_pat
     def alone(self, timeout_seconds):
         raise ValueError("the launcher started 2 ranks, but rank 0 sees 1")
 
-    monkeypatch.setattr("t2f_dist.training.ranks.Ranks.__init__", alone)
+    monkeypatch.setattr("t2f_dist.training.launch.ranks.Ranks.__init__", alone)
     assert_refused(run("--config", write(settings, tmp_path)), "the launcher started 2 ranks")
     assert status.read(tmp_path / "run")["outcome"] == "failed"

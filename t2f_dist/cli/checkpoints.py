@@ -9,7 +9,7 @@ import click
 from t2f_dist.cli.words import counted
 
 if TYPE_CHECKING:
-    from t2f_dist.training.archive import Archive, Listed
+    from t2f_dist.training.checkpoints.archive import Archive, Listed
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -38,7 +38,7 @@ def checkpoints(run: str, as_json: bool, no_verify: bool) -> None:
     import json
 
     from t2f_dist.storage import url
-    from t2f_dist.training.archive import Archive
+    from t2f_dist.training.checkpoints.archive import Archive
 
     path = url.local(run)
     if path is not None and not path.is_dir():
@@ -78,7 +78,7 @@ def survey(archive: Archive, verify: bool) -> list[dict[str, Any]]:
 
 def _row(archive: Archive, each: Listed, progress: Any) -> dict[str, Any] | None:
     """None of one that was removed while it was looked at, as a run does that goes on."""
-    from t2f_dist.training.archive import DamagedCheckpoint
+    from t2f_dist.training.checkpoints.archive import DamagedCheckpoint
 
     row: dict[str, Any] = {"name": each.name, "images": each.images, "bytes": each.num_bytes, "resumes": False}
     row |= {"saved": None, "age_seconds": None, "resolution": None, "stage": None, "alpha": None, "problem": None}
@@ -103,7 +103,7 @@ def _row(archive: Archive, each: Listed, progress: Any) -> dict[str, Any] | None
 
 
 def _compare_sizes(each: Listed, body: dict[str, Any]) -> None:
-    from t2f_dist.training.archive import DamagedCheckpoint
+    from t2f_dist.training.checkpoints.archive import DamagedCheckpoint
 
     for file in body["files"]:
         size, expected = each.size(file), body.get("bytes", {}).get(file)

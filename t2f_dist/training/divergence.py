@@ -18,7 +18,7 @@ from t2f_dist.data.batch import Batch
 from t2f_dist.data.dataset import Samples
 from t2f_dist.data.order import Place
 from t2f_dist.training.gan import Gan
-from t2f_dist.training.ranks import Ranks
+from t2f_dist.training.launch.ranks import Ranks
 
 LAG = 2  # steps after which a GPU's answer is read: it has long been there, so nothing waits
 NAMED = 3  # parameters, terms and samples that are named; the others are counted

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from t2f_dist.training.gan import Gan
 from t2f_dist.training.growth import Phase
-from t2f_dist.training.ranks import Ranks
+from t2f_dist.training.launch.ranks import Ranks
 
 ODD = 0x1E3779B97F4A7C15  # so that what is multiplied by it is lost in no bit
 CHUNK = {"cpu": 1 << 16, "cuda": 1 << 22}  # elements: what a cache holds; enough for a GPU

@@ -10,21 +10,22 @@ from t2f_dist.config.load import dump, recorded
 from t2f_dist.config.schema import Config
 from t2f_dist.data.loader import batches, open_samples
 from t2f_dist.models import snapshot
-from t2f_dist.training import checkpoint, fingerprint
-from t2f_dist.training.archive import Archive
+from t2f_dist.training import fingerprint
+from t2f_dist.training.checkpoints import checkpoint
+from t2f_dist.training.checkpoints.archive import Archive
+from t2f_dist.training.checkpoints.resume import resume
+from t2f_dist.training.checkpoints.saver import Saver
+from t2f_dist.training.checkpoints.warm_start import warm_start
 from t2f_dist.training.corpus import corpus, facts
 from t2f_dist.training.divergence import Diverged, Divergence
 from t2f_dist.training.gan import Gan
 from t2f_dist.training.growth import Growth, due, num_parts
-from t2f_dist.training.journal import Journal
-from t2f_dist.training.meter import Meter, Report
-from t2f_dist.training.ranks import Agreement, Ranks
-from t2f_dist.training.resume import resume
-from t2f_dist.training.run_folder import RunFolder
-from t2f_dist.training.saver import Saver
+from t2f_dist.training.launch.ranks import Agreement, Ranks
+from t2f_dist.training.launch.watchdog import Watchdog
+from t2f_dist.training.run.journal import Journal
+from t2f_dist.training.run.meter import Meter, Report
+from t2f_dist.training.run.run_folder import RunFolder
 from t2f_dist.training.step import train_step
-from t2f_dist.training.warm_start import warm_start
-from t2f_dist.training.watchdog import Watchdog
 
 MIN_DAMAGED = 10  # a few damaged samples end no run, however short
 

@@ -18,7 +18,8 @@ import torch
 import yaml
 
 from t2f_dist.config.schema import Config
-from t2f_dist.training import checkpoint, status
+from t2f_dist.training.checkpoints import checkpoint
+from t2f_dist.training.run import status
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from t2f_dist.train import main
-from t2f_dist.training import launcher
+from t2f_dist.training.launch import launcher
 
 if TYPE_CHECKING:  # as the program that this stands for, it is at its first line before torch is imported
     import torch
@@ -164,7 +164,7 @@ class Place:
     """Where the loop stands, as it tells the other ranks at each step."""
 
     def __init__(self, rank: int, trace: str | None):
-        from t2f_dist.training.ranks import Agreement
+        from t2f_dist.training.launch.ranks import Agreement
 
         self.images_seen = 0
         stop = Agreement.stop

@@ -13,9 +13,9 @@ import torch
 
 from t2f_dist.config.schema import Config
 from t2f_dist.storage.folder import Folder
-from t2f_dist.training.archive import Archive
+from t2f_dist.training.checkpoints.archive import Archive
+from t2f_dist.training.launch.ranks import Ranks
 from t2f_dist.training.loop import train
-from t2f_dist.training.ranks import Ranks
 from tests.end_to_end.launches import (
     assert_same_end,
     finish,

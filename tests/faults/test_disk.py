@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from t2f_dist.config.schema import Config
-from t2f_dist.training.archive import Archive
+from t2f_dist.training.checkpoints.archive import Archive
 from tests.end_to_end.launches import (
     assert_same_end,
     finish,
@@ -29,7 +29,13 @@ from tests.end_to_end.launches import (
 from tests.faults.mounts import bound, fill, free, make_read_only, make_writable, tmpfs, unmount
 from tests.faults.record import record
 
-SLOW_SAVES = {"kind": "sleep", "at": "t2f_dist.training.saver:Saver.save", "call": None, "seconds": 0.5, "once": False}
+SLOW_SAVES = {
+    "kind": "sleep",
+    "at": "t2f_dist.training.checkpoints.saver:Saver.save",
+    "call": None,
+    "seconds": 0.5,
+    "once": False,
+}
 FAILED = "could not be written to"
 
 

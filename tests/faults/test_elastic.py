@@ -12,8 +12,8 @@ import torch
 from t2f_dist.config.schema import Config
 from t2f_dist.data.loader import batches, open_samples
 from t2f_dist.training.growth import Growth
+from t2f_dist.training.launch.ranks import Ranks
 from t2f_dist.training.loop import train
-from t2f_dist.training.ranks import Ranks
 from tests.end_to_end.launches import finish, log_of, metrics_of, repeated_images, status_of, weights
 from tests.faults.record import record
 from tests.ranks import Pair

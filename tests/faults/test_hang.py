@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from t2f_dist.config.schema import Config
-from t2f_dist.training.status import EXIT_HUNG
+from t2f_dist.training.run.status import EXIT_HUNG
 from tests.end_to_end.launches import (
     Fault,
     assert_same_end,
@@ -31,17 +31,17 @@ Anew = Callable[[str], tuple[Config, Config]]
 # What hangs, where, and the phase that is named.
 HANGS: dict[str, tuple[str, Fault, str]] = {
     "discriminator step": ("house", {"at": SIDE + "backward", "images": MID_FADE}, "training step"),
-    "report": ("house", {"at": "t2f_dist.training.meter:Meter.report", "images": MID_FADE}, "logging"),
-    "agreement": ("house", {"at": "t2f_dist.training.ranks:Agreement.stop", "images": MID_FADE}, "agreeing"),
+    "report": ("house", {"at": "t2f_dist.training.run.meter:Meter.report", "images": MID_FADE}, "logging"),
+    "agreement": ("house", {"at": "t2f_dist.training.launch.ranks:Agreement.stop", "images": MID_FADE}, "agreeing"),
     "a loader process": (
         "house",
         {"at": "t2f_dist.data.dataset:Samples.batch", "call": 30, "once": True},
         "waiting for data",
     ),
-    "leaving": ("house", {"at": "t2f_dist.training.ranks:Agreement.settle"}, "leaving"),
+    "leaving": ("house", {"at": "t2f_dist.training.launch.ranks:Agreement.settle"}, "leaving"),
 }
 OF_THE_MAIN_RANK: dict[str, tuple[str, Fault, str]] = {
-    "grid": ("house", {"at": "t2f_dist.training.pictures:Pictures.draw", "images": MID_FADE}, "drawing the grid"),
+    "grid": ("house", {"at": "t2f_dist.training.run.pictures:Pictures.draw", "images": MID_FADE}, "drawing the grid"),
     "snapshot": ("house", {"at": "t2f_dist.models.snapshot:save", "images": MID_FADE}, "taking a snapshot"),
 }
 

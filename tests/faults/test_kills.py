@@ -39,14 +39,17 @@ PHASES: dict[str, tuple[str, Fault]] = {
         {"at": "t2f_dist.training.gan:Gan.update_ema", "images": MID_FADE},
     ),
     "exchange": ("both", {"at": "t2f_dist.training.gan:Gan.summed", "images": MID_FADE}),
-    "agreement": ("house", {"at": "t2f_dist.training.ranks:Agreement._exchange", "images": MID_FADE, "after": True}),
-    "report": ("house", {"at": "t2f_dist.training.meter:Meter.report", "images": MID_FADE}),
+    "agreement": (
+        "house",
+        {"at": "t2f_dist.training.launch.ranks:Agreement._exchange", "images": MID_FADE, "after": True},
+    ),
+    "report": ("house", {"at": "t2f_dist.training.run.meter:Meter.report", "images": MID_FADE}),
     "growth": ("house", {"at": SIDE + "activate", "images": 200, "call": 2}),
     "end of the fade": ("house", {"at": "t2f_dist.training.gan:Gan.enter", "images": 600, "after": True}),
     "first step": ("house", {"at": SIDE + "step"}),
     "last step": ("house", {"at": SIDE + "step", "images": 792}),
     "end": ("house", {"at": "t2f_dist.training.loop:Training._say_end"}),
-    "leaving": ("house", {"at": "t2f_dist.training.ranks:Ranks.leave"}),
+    "leaving": ("house", {"at": "t2f_dist.training.launch.ranks:Ranks.leave"}),
 }
 FAST = {("generator step", 1)}
 # Of the main rank alone, which writes. Files of a checkpoint: networks, optimizers, state.json.
@@ -55,13 +58,13 @@ OF_THE_MAIN_RANK: dict[str, Fault] = {
     "first file of a checkpoint": {"at": WRITE, "images": MID_FADE},
     "between files of a checkpoint": {"at": WRITE, "call": 2, "images": MID_FADE},
     "end of a checkpoint": {"at": WRITE, "call": 3, "images": MID_FADE},
-    "removal of old checkpoints": {"at": "t2f_dist.training.archive:Archive.prune", "images": MID_FADE},
+    "removal of old checkpoints": {"at": "t2f_dist.training.checkpoints.archive:Archive.prune", "images": MID_FADE},
     "first checkpoint": {"at": WRITE, "call": 2},
     "last checkpoint": {"at": WRITE, "call": 2, "images": 792},
     "snapshot": {"at": "t2f_dist.models.snapshot:_digest", "images": MID_FADE},
     "end of a snapshot": {"at": "t2f_dist.models.snapshot:save", "images": MID_FADE, "after": True},
-    "grid": {"at": "t2f_dist.training.pictures:Pictures.draw", "images": MID_FADE, "after": True},
-    "line of metrics": {"at": "t2f_dist.training.log:Log.write", "images": MID_FADE, "after": True},
+    "grid": {"at": "t2f_dist.training.run.pictures:Pictures.draw", "images": MID_FADE, "after": True},
+    "line of metrics": {"at": "t2f_dist.training.run.log:Log.write", "images": MID_FADE, "after": True},
 }
 
 
@@ -115,7 +118,12 @@ def test_the_main_rank_killed_while_it_writes_costs_no_file_that_was_there(anew:
 def test_killed_while_it_resumes_it_resumes_again(anew: Anew, rank: int):
     config, quiet = anew("house")
     first: Fault = {"kind": "kill", "rank": 1 - rank, "at": SIDE + "step", "images": MID_FADE}
-    loading: Fault = {"kind": "kill", "rank": rank, "at": "t2f_dist.training.checkpoint:_fill_optimizer", "call": 2}
+    loading: Fault = {
+        "kind": "kill",
+        "rank": rank,
+        "at": "t2f_dist.training.checkpoints.checkpoint:_fill_optimizer",
+        "call": 2,
+    }
     killed(config, first, 1 - rank)
     when = killed(config, [first, loading], rank, 1)
     goes_on(config, quiet, f"rank {rank}, resuming", when, config.checkpoint.every_images + STEP)

@@ -27,9 +27,9 @@ Anew = Callable[[str], tuple[Config, Config]]
 
 WHERE: dict[str, Fault] = {
     "step": {"at": SIDE + "step", "images": MID_FADE},
-    "rank 0 has called": {"at": "t2f_dist.training.rendezvous:_call", "after": True},
-    "rank 1 has answered": {"at": "t2f_dist.training.rendezvous:_answer", "after": True},
-    "connecting": {"at": "t2f_dist.training.ranks:Ranks.describe", "after": True},
+    "rank 0 has called": {"at": "t2f_dist.training.launch.rendezvous:_call", "after": True},
+    "rank 1 has answered": {"at": "t2f_dist.training.launch.rendezvous:_answer", "after": True},
+    "connecting": {"at": "t2f_dist.training.launch.ranks:Ranks.describe", "after": True},
     "resuming": {"at": "t2f_dist.training.loop:Training._begin", "after": True},
 }
 FAST = ("static", 1, "step")

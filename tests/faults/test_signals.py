@@ -90,7 +90,7 @@ def test_asked_to_stop_while_it_resumes_it_resumes_again(anew: Anew):
     first = {**term, "at": STEP, "images": MID_FADE}
     stopped(config, [first])
     saved = status_of(config)["images_seen"]
-    loading = {**term, "at": "t2f_dist.training.checkpoint:_fill_optimizer"}
+    loading = {**term, "at": "t2f_dist.training.checkpoints.checkpoint:_fill_optimizer"}
     when = stopped(config, [first, loading], 1)
     assert status_of(config)["outcome"] == "preempted"
     assert saved <= status_of(config)["images_seen"] <= saved + 8, "the ranks agree at the step after"

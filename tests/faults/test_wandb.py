@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from t2f_dist.config.schema import Config
-from t2f_dist.training import tracker
-from t2f_dist.training.log import Log
+from t2f_dist.training.run import tracker
+from t2f_dist.training.run.log import Log
 from tests.end_to_end.launches import INJECTED, finish, launch, log_of, metrics_of, status_of, steps_of, wait_for
 from tests.faults.record import record
 from tests.training.small import config
@@ -43,7 +43,7 @@ def of_wandb() -> set[int]:
             line = path.read_bytes()
         except OSError:  # it has ended
             continue
-        if b"wandb-core" in line or b"t2f_dist.training.uploader" in line:
+        if b"wandb-core" in line or b"t2f_dist.training.run.uploader" in line:
             found.add(int(path.parent.name))
     return found
 
@@ -201,7 +201,7 @@ def test_a_training_process_that_is_killed_leaves_nothing_of_wandb(tmp_path: Pat
 
     before = of_wandb()
     code = (
-        "import time; from pathlib import Path; from t2f_dist.training.log import Log\n"
+        "import time; from pathlib import Path; from t2f_dist.training.run.log import Log\n"
         "from tests.training.test_log import settings\n"
         f"path = Path({str(tmp_path)!r})\n"
         "log = Log(path, settings(path, 'offline'), 0)\n"

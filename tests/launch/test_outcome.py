@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from t2f_dist.training import status
+from t2f_dist.training.run import status
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / "launch" / "outcome.py"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from t2f_dist.training import status
+from t2f_dist.training.run import status
 from tests.end_to_end.launches import weights
 from tests.launch.test_kubernetes import container_of
 from tests.launch.test_outcome import outcome

@@ -21,9 +21,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from t2f_dist.training import status
-from t2f_dist.training.ranks import Ranks
-from t2f_dist.training.watchdog import Watchdog
+from t2f_dist.training.launch.ranks import Ranks
+from t2f_dist.training.launch.watchdog import Watchdog
+from t2f_dist.training.run import status
 
 STEPS = 12
 HURT_AT = 320  # images

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from t2f_dist.config.loss import Ada
 from t2f_dist.data.loader import batches, open_samples
-from t2f_dist.training import checkpoint
 from t2f_dist.training.ada import AdaptiveProbability
+from t2f_dist.training.checkpoints import checkpoint
 from t2f_dist.training.growth import Growth
 from t2f_dist.training.step import train_step
 from tests.ranks import Pair

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from t2f_dist.storage.folder import Folder
-from t2f_dist.training import stored
-from t2f_dist.training.archive import BLOCK_BYTES, DAMAGED, Archive, DamagedCheckpoint
+from t2f_dist.training.checkpoints import stored
+from t2f_dist.training.checkpoints.archive import BLOCK_BYTES, DAMAGED, Archive, DamagedCheckpoint
 from tests import s3
 from tests.flaky import flaky
 from tests.shard.crashes import killed_before

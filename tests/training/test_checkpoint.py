@@ -3,8 +3,8 @@ import torch.distributed as dist
 
 from t2f_dist.config.load import resolve
 from t2f_dist.config.schema import Config
-from t2f_dist.training import checkpoint
-from t2f_dist.training.resume import differences
+from t2f_dist.training.checkpoints import checkpoint
+from t2f_dist.training.checkpoints.resume import differences
 from tests.training.short_run import state, trained, unequal, untrained
 from tests.training.small import RECIPES, config
 

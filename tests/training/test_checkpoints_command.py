@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from t2f_dist import cli
-from t2f_dist.training.archive import Archive
+from t2f_dist.training.checkpoints.archive import Archive
 from tests.training.test_archive import FILES, content
 
 STAGES = [

@@ -9,7 +9,7 @@ from t2f_dist.data.loader import batches, open_samples
 from t2f_dist.data.order import Place
 from t2f_dist.training.divergence import Diverged, Divergence
 from t2f_dist.training.growth import Growth
-from t2f_dist.training.ranks import Ranks
+from t2f_dist.training.launch.ranks import Ranks
 from t2f_dist.training.step import train_step
 from tests.data import mixed
 from tests.training.short_run import untrained

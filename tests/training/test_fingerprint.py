@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from t2f_dist.training import fingerprint
 from t2f_dist.training.fingerprint import RanksDiffer
 from t2f_dist.training.growth import Growth
-from t2f_dist.training.ranks import Ranks
+from t2f_dist.training.launch.ranks import Ranks
 from tests.ranks import Pair
 from tests.training.short_run import state, trained
 from tests.training.small import config

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from t2f_dist.data.loader import batches, open_samples
-from t2f_dist.training import checkpoint
+from t2f_dist.training.checkpoints import checkpoint
 from t2f_dist.training.corpus import facts
 from t2f_dist.training.gan import Gan
 from t2f_dist.training.growth import Growth

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from t2f_dist.data.loader import batches, open_samples
 from t2f_dist.training.growth import Growth, due
-from t2f_dist.training.health import FIRST_PATIENCE, PATIENCE, Alert, Health, Sign
-from t2f_dist.training.meter import Meter, Report
-from t2f_dist.training.ranks import Ranks
+from t2f_dist.training.launch.ranks import Ranks
+from t2f_dist.training.run.health import FIRST_PATIENCE, PATIENCE, Alert, Health, Sign
+from t2f_dist.training.run.meter import Meter, Report
 from t2f_dist.training.step import train_step
 from tests.training.short_run import untrained
 from tests.training.small import RECIPES, config

@@ -13,9 +13,9 @@ from t2f_dist.data.loader import open_samples
 from t2f_dist.shard.build import build
 from t2f_dist.shard.manifest import Manifest
 from t2f_dist.training.growth import Growth
-from t2f_dist.training.held_out import HeldOut
+from t2f_dist.training.launch.ranks import Ranks
 from t2f_dist.training.loop import train
-from t2f_dist.training.ranks import Ranks
+from t2f_dist.training.run.held_out import HeldOut
 from tests.end_to_end.launches import weights
 from tests.shard.raw import Corpus
 from tests.training.short_run import state, trained, unequal, untrained

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from t2f_dist.training import host
+from t2f_dist.training.launch import host
 from tests.hosts import hosts
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUTES = f"""
 import json, sys
 sys.path.insert(0, {str(ROOT)!r})
-from t2f_dist.training import host
+from t2f_dist.training.launch import host
 found = {{name: host.address_towards(name) for name in sys.argv[1:]}}
 print(json.dumps([found, host.interface_of("10.77.0.1"), host.interface_of("10.78.0.9"), host.identity()]))
 """

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 from wandb.proto import wandb_internal_pb2
 
-from t2f_dist.training import status, tracker
 from t2f_dist.training.growth import Phase
-from t2f_dist.training.log import Log
-from t2f_dist.training.meter import Report, Spread
+from t2f_dist.training.run import status, tracker
+from t2f_dist.training.run.log import Log
+from t2f_dist.training.run.meter import Report, Spread
 from tests.training.small import config
 
 FADING = Phase(1, 7, 8, 0.25, 8, 1.0)

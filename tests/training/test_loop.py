@@ -10,9 +10,9 @@ import torch
 from t2f_dist.shard import format as shard_format
 from t2f_dist.shard import levels
 from t2f_dist.shard.manifest import Manifest
-from t2f_dist.training import status
+from t2f_dist.training.launch.ranks import Ranks
 from t2f_dist.training.loop import train
-from t2f_dist.training.ranks import Ranks
+from t2f_dist.training.run import status
 from tests.end_to_end.launches import weights
 from tests.training.small import config
 

@@ -5,8 +5,8 @@ import time
 import pytest
 import torch
 
-from t2f_dist.training.meter import Meter, Report
-from t2f_dist.training.ranks import Ranks
+from t2f_dist.training.launch.ranks import Ranks
+from t2f_dist.training.run.meter import Meter, Report
 from tests.ranks import Pair
 
 

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t2f_dist.training import packed
-from t2f_dist.training.packed import Packed
+from t2f_dist.training.checkpoints import packed
+from t2f_dist.training.checkpoints.packed import Packed
 
 SHAPES = st.lists(st.integers(0, 4), max_size=3)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from t2f_dist.training.growth import Phase
-from t2f_dist.training.ranks import Agreement, Ranks
+from t2f_dist.training.launch.ranks import Agreement, Ranks
 from tests.ranks import Pair
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -142,7 +142,7 @@ ORPHAN = """
 import sys, time
 from pathlib import Path
 from t2f_dist.training.growth import Phase
-from t2f_dist.training.ranks import Agreement, Ranks
+from t2f_dist.training.launch.ranks import Agreement, Ranks
 folder = Path(sys.argv[1])
 agreement = Agreement(Ranks(30))
 assert agreement.stop(0, Phase(0, 0, 4, 1.0, 8, 1.0)) is None
@@ -186,7 +186,7 @@ def _wait_for(path: Path) -> None:
 
 WITHOUT_LAUNCHER = """
 import torch
-from t2f_dist.training.ranks import Ranks
+from t2f_dist.training.launch.ranks import Ranks
 ranks = Ranks(60)
 assert ranks.store is not None
 ranks.store.set(f"rank {ranks.rank}", "is here")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from t2f_dist.training.rendezvous import Absent, Arrival, meet
+from t2f_dist.training.launch.rendezvous import Absent, Arrival, meet
 from tests.hosts import hosts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -153,7 +153,7 @@ JOINING = """
 import os, sys, threading, time
 from datetime import timedelta
 import torch, torch.distributed as dist
-from t2f_dist.training import rendezvous
+from t2f_dist.training.launch import rendezvous
 rank = int(os.environ["RANK"])
 for attempt in range(3):
     joined = rendezvous.join(60, timedelta(seconds=60))
@@ -225,7 +225,7 @@ time.sleep(600)
 WAITING = """
 import time
 from datetime import timedelta
-from t2f_dist.training import rendezvous
+from t2f_dist.training.launch import rendezvous
 started = time.monotonic()
 try:
     rendezvous.join(8, timedelta(seconds=600))

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from t2f_dist.training import checkpoint
-from t2f_dist.training.archive import Archive
-from t2f_dist.training.ranks import Ranks
-from t2f_dist.training.resume import differences, resume
+from t2f_dist.training.checkpoints import checkpoint
+from t2f_dist.training.checkpoints.archive import Archive
+from t2f_dist.training.checkpoints.resume import differences, resume
+from t2f_dist.training.launch.ranks import Ranks
 from tests.training.short_run import untrained
 from tests.training.small import config
 

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t2f_dist.training.archive import Archive
-from t2f_dist.training.retention import Kept, superfluous
+from t2f_dist.training.checkpoints.archive import Archive
+from t2f_dist.training.checkpoints.retention import Kept, superfluous
 from tests.training.test_archive import moments, place, write  # noqa: F401
 
 times = st.one_of(st.none(), st.floats(-1e12, 1e12), st.sampled_from([0.0, 1e9, 1e9 + 3600]))

@@ -10,12 +10,13 @@ import pytest
 
 from t2f_dist.config.schema import Config
 from t2f_dist.models.snapshot import Corpus
-from t2f_dist.training import launcher, status
 from t2f_dist.training.fingerprint import RanksDiffer
 from t2f_dist.training.growth import Growth
+from t2f_dist.training.launch import launcher
+from t2f_dist.training.launch.ranks import Ranks
 from t2f_dist.training.loop import train
-from t2f_dist.training.ranks import Ranks
-from t2f_dist.training.run_folder import RunFolder, in_words
+from t2f_dist.training.run import status
+from t2f_dist.training.run.run_folder import RunFolder, in_words
 from tests.training.short_run import untrained
 from tests.training.small import config
 
@@ -35,7 +36,7 @@ def left_behind(settings: Config, outcome: status.Outcome, reason: str, by: str 
 
 
 def test_the_launcher_is_the_parent_process_since_its_start(monkeypatch):
-    asked = "from t2f_dist.training import launcher; print(launcher.identity())"
+    asked = "from t2f_dist.training.launch import launcher; print(launcher.identity())"
     environment = os.environ | {"TORCHELASTIC_RUN_ID": "none"}
     seen = {
         subprocess.run(

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from t2f_dist.training import checkpoint, saver
-from t2f_dist.training.archive import Archive
+from t2f_dist.training.checkpoints import checkpoint, saver
+from t2f_dist.training.checkpoints.archive import Archive
+from t2f_dist.training.checkpoints.saver import Saver
 from t2f_dist.training.gan import Gan
-from t2f_dist.training.saver import Saver
 from tests import s3
 from tests.flaky import flaky
 from tests.shard.crashes import killed_before

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from t2f_dist.training import status
+from t2f_dist.training.run import status
 
 
 def test_figures_stay_until_they_are_given_anew(tmp_path: Path):

@@ -10,12 +10,12 @@ from t2f_dist.config.schema import Config
 from t2f_dist.data.loader import open_samples
 from t2f_dist.models import snapshot
 from t2f_dist.text.vocabulary import Vocabulary
-from t2f_dist.training import checkpoint
+from t2f_dist.training.checkpoints import checkpoint
+from t2f_dist.training.checkpoints.warm_start import warm_start
 from t2f_dist.training.corpus import corpus, facts
 from t2f_dist.training.gan import Gan
+from t2f_dist.training.launch.ranks import Ranks
 from t2f_dist.training.loop import train
-from t2f_dist.training.ranks import Ranks
-from t2f_dist.training.warm_start import warm_start
 from tests.end_to_end.launches import weights
 from tests.shard.conftest import embedded  # noqa: F401
 from tests.training.short_run import state, unequal, untrained

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from t2f_dist.training import guard, status
-from t2f_dist.training.place import LEFT, WAITS, WAITS_FOR_GPU, WORKS, Place, _text_of_call, standing
-from t2f_dist.training.status import EXIT_HUNG
-from t2f_dist.training.verdict import cut_off, judge
+from t2f_dist.training.launch import guard
+from t2f_dist.training.launch.place import LEFT, WAITS, WAITS_FOR_GPU, WORKS, Place, _text_of_call, standing
+from t2f_dist.training.launch.verdict import cut_off, judge
+from t2f_dist.training.run import status
+from t2f_dist.training.run.status import EXIT_HUNG
 from tests.children import ROOT
 from tests.end_to_end.launches import ranks_of
 

@@ -84,10 +84,10 @@ def _end(pid: int, rank: int, run: str, stacks: int, place: str, seconds: float)
 def _write_down(run: str, rank: int, line: str, stacks: str) -> None:
     with open(f"{run}/hang-{rank}.txt", "w") as file:
         file.write(f"{line}\n\n{stacks}")
-    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
     from pathlib import Path
 
-    from t2f_dist.training import status
+    sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+    from t2f_dist.training.run import status
 
     if status.read(Path(run)).get("outcome") == "running":
         status.write(Path(run), "failed", line, retry=True)

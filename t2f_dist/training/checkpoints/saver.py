@@ -7,8 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from t2f_dist.training.archive import Archive
-from t2f_dist.training.checkpoint import Copy, State
+from t2f_dist.training.checkpoints.archive import Archive
+from t2f_dist.training.checkpoints.checkpoint import Copy, State
 from t2f_dist.training.gan import Gan
 
 FAILURES_MAX = 3  # in a row

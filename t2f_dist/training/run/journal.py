@@ -6,16 +6,16 @@ from typing import Literal
 
 from t2f_dist.config.schema import Config
 from t2f_dist.data.dataset import Samples
+from t2f_dist.training.checkpoints.saver import Saver
 from t2f_dist.training.corpus import corpus
 from t2f_dist.training.gan import Gan
 from t2f_dist.training.growth import Phase
-from t2f_dist.training.health import Health
-from t2f_dist.training.held_out import HeldOut
-from t2f_dist.training.log import Log
-from t2f_dist.training.meter import Report
-from t2f_dist.training.pictures import Pictures
-from t2f_dist.training.run_folder import RunFolder
-from t2f_dist.training.saver import Saver
+from t2f_dist.training.run.health import Health
+from t2f_dist.training.run.held_out import HeldOut
+from t2f_dist.training.run.log import Log
+from t2f_dist.training.run.meter import Report
+from t2f_dist.training.run.pictures import Pictures
+from t2f_dist.training.run.run_folder import RunFolder
 
 
 class Journal:

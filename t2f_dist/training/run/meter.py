@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from t2f_dist.training.ranks import Ranks
+from t2f_dist.training.launch.ranks import Ranks
 
 GIBI = 1024**3
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from statistics import median
 from typing import Literal, NamedTuple
 
-from t2f_dist.training.meter import Report
+from t2f_dist.training.run.meter import Report
 
 PATIENCE = 3  # reports in a row before anything is said
 FIRST_PATIENCE = 10  # of fakes that have never differed: some generators begin with weights so small

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from t2f_dist.training.guard import STOPPED
-from t2f_dist.training.place import LEFT, WAITS_FOR_GPU, WORKS, Place
+from t2f_dist.training.launch.guard import STOPPED
+from t2f_dist.training.launch.place import LEFT, WAITS_FOR_GPU, WORKS, Place
 
 MOVING = 0.75  # of the bound: a rank that came to another phase within it moves
 SILENT = 0.5  # of the bound: a rank that wrote nothing for so long does not answer

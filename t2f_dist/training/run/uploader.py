@@ -1,4 +1,4 @@
-"""The process that talks to wandb, and the only module that knows it: `t2f_dist.training.tracker` starts and feeds it.
+"""The process that talks to wandb, and the only module that knows it: tracker.py starts and feeds it.
 
 A process and not a thread: whatever wandb does (a server that hangs, a service that dies, hooks at the interpreter's
 end), it can be killed, and a loader process that is forked meanwhile inherits none of its locks. It reads a JSON line a

@@ -20,7 +20,7 @@ from typing import Any
 from t2f_dist.config.load import recorded
 from t2f_dist.config.redaction import redacted
 from t2f_dist.config.schema import Config
-from t2f_dist.training import status
+from t2f_dist.training.run import status
 
 QUEUE_MAX = 1000  # messages
 REFUSAL_SECONDS = 5.0  # in which a server that is asked for (`online`) may refuse, and the run does not start
@@ -185,7 +185,7 @@ class Tracker:
 
 def _started() -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "t2f_dist.training.uploader"],
+        [sys.executable, "-m", "t2f_dist.training.run.uploader"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,  # wandb keeps logs of its own in RUN/wandb

@@ -15,11 +15,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from t2f_dist.training.archive import Archive
+from t2f_dist.training.checkpoints.archive import Archive
+from t2f_dist.training.checkpoints.packed import Packed
+from t2f_dist.training.checkpoints.stored import DamagedCheckpoint, Stored
 from t2f_dist.training.gan import Gan
-from t2f_dist.training.packed import Packed
 from t2f_dist.training.side import Side
-from t2f_dist.training.stored import DamagedCheckpoint, Stored
 
 NETWORKS, OPTIMIZERS = "networks.safetensors", "optimizers.safetensors"
 

@@ -8,11 +8,11 @@ from typing import Any
 import click
 
 from t2f_dist.config.schema import Config
-from t2f_dist.training import checkpoint
-from t2f_dist.training.archive import Archive
+from t2f_dist.training.checkpoints import checkpoint
+from t2f_dist.training.checkpoints.archive import Archive
+from t2f_dist.training.checkpoints.stored import DamagedCheckpoint, Stored, moment, named
 from t2f_dist.training.gan import Gan
-from t2f_dist.training.ranks import Ranks
-from t2f_dist.training.stored import DamagedCheckpoint, Stored, moment, named
+from t2f_dist.training.launch.ranks import Ranks
 
 # What may differ from the run that wrote the checkpoint: it changes where and how a run is carried out and watched,
 # not its weights. (Accumulation changes the order of sums, and nothing else.)

@@ -16,12 +16,13 @@ from t2f_dist.config.load import dump
 from t2f_dist.config.schema import Config
 from t2f_dist.data.batch import Damage
 from t2f_dist.models import snapshot
-from t2f_dist.training import launcher, status
+from t2f_dist.training.checkpoints.saver import explained
 from t2f_dist.training.fingerprint import RanksDiffer
 from t2f_dist.training.gan import Gan
 from t2f_dist.training.growth import Phase
-from t2f_dist.training.ranks import Ranks
-from t2f_dist.training.saver import explained
+from t2f_dist.training.launch import launcher
+from t2f_dist.training.launch.ranks import Ranks
+from t2f_dist.training.run import status
 
 STARTING = "starting"
 

@@ -11,10 +11,10 @@ from t2f_dist.config.schema import Config
 from t2f_dist.models import snapshot
 from t2f_dist.models.snapshot import Corpus
 from t2f_dist.storage import url
-from t2f_dist.training import checkpoint
-from t2f_dist.training.archive import Archive
+from t2f_dist.training.checkpoints import checkpoint
+from t2f_dist.training.checkpoints.archive import Archive
+from t2f_dist.training.checkpoints.stored import DamagedCheckpoint
 from t2f_dist.training.gan import Gan
-from t2f_dist.training.stored import DamagedCheckpoint
 
 PREFIX = "networks.discriminator."
 

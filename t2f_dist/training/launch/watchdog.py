@@ -39,12 +39,13 @@ from typing import Any, NoReturn
 
 import torch.distributed as dist
 
-from t2f_dist.training import guard, status
-from t2f_dist.training.board import Board, Verdict
-from t2f_dist.training.place import LEFT, WORKS, Place, standing
-from t2f_dist.training.ranks import Ranks
-from t2f_dist.training.status import EXIT_HUNG
-from t2f_dist.training.verdict import cut_off, hangs, is_mute, judge
+from t2f_dist.training.launch import guard
+from t2f_dist.training.launch.board import Board, Verdict
+from t2f_dist.training.launch.place import LEFT, WORKS, Place, standing
+from t2f_dist.training.launch.ranks import Ranks
+from t2f_dist.training.launch.verdict import cut_off, hangs, is_mute, judge
+from t2f_dist.training.run import status
+from t2f_dist.training.run.status import EXIT_HUNG
 
 TURNS = 20  # of the thread within the bound
 TURN_SECONDS = 5.0  # at most

@@ -20,8 +20,8 @@ from PIL import Image
 from t2f_dist.config.redaction import said
 from t2f_dist.config.schema import Config
 from t2f_dist.training.growth import Phase
-from t2f_dist.training.meter import Report
-from t2f_dist.training.tracker import Tracker
+from t2f_dist.training.run.meter import Report
+from t2f_dist.training.run.tracker import Tracker
 
 UNWRITTEN_MAX = 100_000  # lines of figures that wait for a disk; then the oldest are lost
 OLD_NAMES = {"dryrun": "offline", "run": "online"}  # of wandb's modes

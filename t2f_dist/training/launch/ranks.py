@@ -15,8 +15,8 @@ import torch.distributed as dist
 from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor
 
-from t2f_dist.training import rendezvous
 from t2f_dist.training.growth import Phase
+from t2f_dist.training.launch import rendezvous
 
 LAUNCHER_GONE = 1000  # beside the numbers of signals
 PATIENCE = 2  # an exchange waits so many times longer than the watchdog, which knows more to say

@@ -30,7 +30,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
-from t2f_dist.training import host
+from t2f_dist.training.launch import host
 
 POLL_SECONDS = (0.02, 0.5)  # between two looks into the store: at first, and at last
 CONNECT_TRIES = 5  # gloo waits for a group's timeout as often, where a rank is gone that it was told of

@@ -23,8 +23,17 @@ from t2f_dist.config.load import read_yaml
 from t2f_dist.config.schema import Config
 from t2f_dist.storage import url
 from t2f_dist.storage.folder import Entry, Folder, Patience
-from t2f_dist.training.retention import Kept, superfluous
-from t2f_dist.training.stored import STATE, DamagedCheckpoint, Listed, Stored, grouped, named, parsed, sealed
+from t2f_dist.training.checkpoints.retention import Kept, superfluous
+from t2f_dist.training.checkpoints.stored import (
+    STATE,
+    DamagedCheckpoint,
+    Listed,
+    Stored,
+    grouped,
+    named,
+    parsed,
+    sealed,
+)
 
 DAMAGED = "damaged.json"  # in the folder of a checkpoint that was found so
 BLOCK_BYTES = 32 << 20  # of one reading

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch.distributed as dist
 
-from t2f_dist.training.place import Place
+from t2f_dist.training.launch.place import Place
 
 
 class Verdict(NamedTuple):

@@ -1,0 +1,1 @@
+"""The state of a run: copied, written, kept, found again."""
