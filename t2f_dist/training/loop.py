@@ -28,6 +28,7 @@ from t2f_dist.training.run.run_folder import RunFolder
 from t2f_dist.training.step import train_step
 
 MIN_DAMAGED = 10  # a few damaged samples end no run, however short
+ROLLBACKS_MAX = 3  # in a launch, each from a newer checkpoint than the one before
 
 
 def train(config: Config, ranks: Ranks) -> bool:
@@ -88,22 +89,28 @@ class Training:
     def _run(self) -> bool:
         """Attempts, each from the newest checkpoint: another where the last one came to numbers that are none."""
         rolled_back_to = -1
-        while True:
-            gan = Gan(self.config, facts(self.samples), self.ranks.device, self.ranks.world_size)
+        for _ in range(ROLLBACKS_MAX):
             try:
-                images_seen = self._begin(gan)
-                if images_seen >= self.growth.total_images:
-                    return self._already_finished(gan, images_seen)
-                return not self._attempt(gan, images_seen)
+                return self._from_checkpoint()
             except Diverged as diverged:
                 # What is computed again comes out the same, but for what a machine did wrong: once is worth it.
                 if self.saved_at <= rolled_back_to:
                     raise
                 rolled_back_to, told = self.saved_at, str(diverged)
-            finally:
-                gan.release()
             if self.journal:
                 self.journal.alert("Back to the last checkpoint", told, "ERROR")
+        return self._from_checkpoint()
+
+    def _from_checkpoint(self) -> bool:
+        """Returns whether the end was reached."""
+        gan = Gan(self.config, facts(self.samples), self.ranks.device, self.ranks.world_size)
+        try:
+            images_seen = self._begin(gan)
+            if images_seen >= self.growth.total_images:
+                return self._already_finished(gan, images_seen)
+            return not self._attempt(gan, images_seen)
+        finally:
+            gan.release()
 
     def _begin(self, gan: Gan) -> int:
         """Fill the networks from the newest checkpoint. Returns the images seen."""

@@ -88,8 +88,20 @@ class Side:
         if self.world_size > 1:
             # No buffers to keep equal; broadcasting them would also modify tensors between forward and backward.
             self._wrapped = DistributedDataParallel(active, broadcast_buffers=False, gradient_as_bucket_view=True)
+            self._settle_buckets(self._wrapped)
         else:
             self._wrapped = active
+
+    def _settle_buckets(self, wrapped: DistributedDataParallel) -> None:
+        """DDP lays out its buckets anew after the first backward pass, in the order in which gradients came.
+
+        From three ranks on, the rounding of an exchanged sum depends on its place in a bucket: a run that was wrapped
+        again where it went on would differ by a bit from one that was not. So the first pass is one that is the same
+        whenever it happens, and changes nothing.
+        """
+        nothing: Tensor = wrapped(lambda: sum((parameter.sum() * 0 for parameter in self.parameters), torch.zeros(())))
+        nothing.backward()
+        self.optimizer.zero_grad(set_to_none=True)
 
     @property
     def exchanged_bytes(self) -> int:
@@ -133,12 +145,13 @@ class Side:
 
         Returns scalar tensors: the gradients' norm, and whether the step was left out, 0 or 1.
         """
-        self.settled = self.scale <= SCALE_FLOOR
+        at_the_floor = self.scale <= SCALE_FLOOR
         self.scaler.unscale_(self.optimizer)
         self.learnt = [p for p in self.parameters if p.grad is not None]
         self.gradient_norms = torch.stack(torch._foreach_norm([p.grad for p in self.learnt if p.grad is not None]))
         norm = torch.linalg.vector_norm(self.gradient_norms)
         self.bad = ~norm.isfinite()
+        self.settled = at_the_floor | self.gradient_norms.isfinite().all()  # of a sum alone no scaler hears
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * learning_rate_factor
         # What a GradScaler sets when it steps such an optimizer; it would not see a norm that overflows.
