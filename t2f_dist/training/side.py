@@ -151,7 +151,8 @@ class Side:
         self.gradient_norms = torch.stack(torch._foreach_norm([p.grad for p in self.learnt if p.grad is not None]))
         norm = torch.linalg.vector_norm(self.gradient_norms)
         self.bad = ~norm.isfinite()
-        self.settled = at_the_floor | self.gradient_norms.isfinite().all()  # of a sum alone no scaler hears
+        # Of a sum that overflows alone, the scaler does not hear.
+        self.settled = at_the_floor | (self.bad & self.gradient_norms.isfinite().all())
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * learning_rate_factor
         # What a GradScaler sets when it steps such an optimizer; it would not see a norm that overflows.
