@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from t2f_dist.training.growth import Phase
+from t2f_dist.training.launch.place import WAITS, WORKS, standing
 from t2f_dist.training.launch.ranks import Agreement, Ranks
 from tests.ranks import Pair
 
@@ -136,6 +138,37 @@ def test_ranks_at_different_places_of_the_schedule_are_noticed(pair: Pair, phase
     assert pair.run(_apart, [HERE, HERE], [8, 8]) == [None, None]
     for rank, text in enumerate(pair.run(_apart, [HERE, phase], [8, images])):
         assert f"at different places of the schedule; rank {rank} is at {[8, images][rank]} images" in text
+
+
+def _seen_in_an_agreement(rank: int, world_size: int) -> set[tuple[str, str]]:
+    """What a thread saw of the main thread, which waits for rank 1's first question: states and innermost functions."""
+    agreement, main, seen, done = Agreement(Ranks(30)), threading.get_ident(), set(), threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            state, where = standing(sys._current_frames()[main], on_gpu=False, several=True)
+            seen.add((state, where.partition(" < ")[0].rpartition(" ")[2]))
+            time.sleep(0.01)
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        for step in range(3):
+            if rank == 1 and step == 0:
+                time.sleep(0.3)
+            agreement.stop(8 * step, HERE)
+        agreement.settle()
+    finally:
+        done.set()
+        watcher.join()
+        agreement.close()
+    return seen
+
+
+def test_a_rank_in_an_agreement_is_seen_to_wait_for_the_others(pair: Pair):
+    waiting, _ = pair.run(_seen_in_an_agreement)
+    assert (WAITS, "_exchange") in waiting
+    assert (WORKS, "_exchange") not in waiting
 
 
 ORPHAN = """

@@ -10,6 +10,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import t2f_dist
+from t2f_dist.training.launch import ranks
+
 NUM_CALLS = 4  # innermost ones that a line names
 WORKS = "works"
 WAITS_FOR_GPU = "waits for its GPU"  # and so, perhaps, for the others: exchanges of gradients are kernels
@@ -18,7 +21,7 @@ LEFT = "left"
 
 # Calls that return when the GPU is done, by the text of the call.
 GPU_CALL = re.compile(r"\b(item|cpu|tolist|numpy|to|synchronize|wait|float|int|bool)\(")
-PACKAGE = "/t2f_dist/"
+PACKAGE = f"{Path(t2f_dist.__file__).parent}/"
 WRAPPER = "/torch/distributed/c10d_logger.py"  # around each exchange; says nothing
 
 
@@ -83,9 +86,9 @@ def _in_exchange(calls: list[FrameType]) -> bool:
         return True  # in C++, where DDP waits for the gradients of the others
     for call in calls:
         name = call.f_code.co_filename
-        if "/torch/distributed/" in name or name.endswith(f"{PACKAGE}training/ranks.py"):
+        if "/torch/distributed/" in name or name == ranks.__file__:
             return True
-        if PACKAGE in name:
+        if name.startswith(PACKAGE):
             return False
     return False
 
