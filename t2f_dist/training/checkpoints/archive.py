@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,7 @@ from t2f_dist.config.load import read_yaml
 from t2f_dist.config.schema import Config
 from t2f_dist.storage import url
 from t2f_dist.storage.folder import Entry, Folder, Patience
+from t2f_dist.training.checkpoints.last_save import LastSave
 from t2f_dist.training.checkpoints.retention import Kept, superfluous
 from t2f_dist.training.checkpoints.stored import (
     STATE,
@@ -37,6 +39,8 @@ from t2f_dist.training.checkpoints.stored import (
 
 DAMAGED = "damaged.json"  # in the folder of a checkpoint that was found so
 BLOCK_BYTES = 32 << 20  # of one reading
+READINGS = 2  # before a checkpoint counts as damaged: a disk or a network may read wrong once
+MARKER = ".archive-"  # begins the name of an empty file, by which a folder is known again; the rest is random
 
 Warn = Callable[[str], None]
 
@@ -54,6 +58,7 @@ class Archive:
         keep: the newest so many always stay, at least 2.
         keep_hours: those that are younger stay too.
         clock: the time, in seconds since 1970.
+        run: the folder of the run, into which is written what was saved last; None where nothing is to be.
     """
 
     def __init__(
@@ -63,13 +68,16 @@ class Archive:
         keep_hours: float = 0.0,
         patience: Patience | None = None,
         clock: Callable[[], float] = time.time,
+        run: Path | None = None,
     ):
         assert keep >= 2
         self.folder = Folder(place, patience)
         self.keep = keep
         self.keep_hours = keep_hours
         self.clock = clock
+        self.run = run
         self._device: int | None = None  # of the disk on which a local folder lies
+        self._marker: str | None = None  # a file in it
         self._unfinished: dict[str, tuple[Entry, ...]] = {}  # as they were when last looked at
         self._saved: dict[tuple[str, str], float | None] = {}  # by name and stamp of state.json
 
@@ -77,7 +85,8 @@ class Archive:
     def of(cls, config: Config) -> Archive:
         """That of a run."""
         kept = config.checkpoint
-        return cls(kept.folder or Path(config.run) / "checkpoints", kept.keep, kept.keep_hours)
+        run = Path(config.run)
+        return cls(kept.folder or run / "checkpoints", kept.keep, kept.keep_hours, run=run)
 
     @classmethod
     def named(cls, place: str | Path) -> Archive:
@@ -108,7 +117,7 @@ class Archive:
             probe = self.folder.path / ".probe"
             probe.touch()
             probe.unlink(missing_ok=True)
-            self._device = os.stat(self.folder.path).st_dev
+            self._know()
         else:
             self.folder.write(".probe", b"")
             self.folder.delete(".probe")
@@ -134,8 +143,9 @@ class Archive:
     def newest_valid(self, warn: Warn) -> Stored | None:
         """The newest checkpoint whose files are what was written, with their bytes. One rank calls.
 
-        Newer ones that are not are marked by a file damaged.json, so that they do not count as kept, and stay; `warn`
-        gets a line of each. None where there never was one.
+        Newer ones that are not, also when they are read again, are marked by a file damaged.json, so that they do not
+        count as kept, and stay; `warn` gets a line of each. Where there is no other, the marked ones are read again,
+        and of one that is whole the mark is removed. None where there never was one.
 
         Raises:
             ValueError: all are damaged, or the newest is of another version.
@@ -151,9 +161,19 @@ class Archive:
                 warn(f"checkpoint {self.at(each.name)} has no {STATE}: its writing was cut short, and it is skipped")
                 continue
             try:
-                return self.read(each.name)
+                return self.read(each.name, tries=READINGS)
             except DamagedCheckpoint as error:
                 warn(f"checkpoint {self.at(each.name)} is damaged and skipped: {error}; {self._mark(each.name, error)}")
+        for each in candidates:
+            if each.marked:
+                with suppress(DamagedCheckpoint):
+                    found = self.read(each.name)
+                    warn(
+                        f"checkpoint {self.at(each.name)} was marked as damaged, and is whole now: its mark is removed"
+                    )
+                    with suppress(OSError):
+                        self.folder.delete(f"{each.name}/{DAMAGED}")
+                    return found
         if candidates:
             raise ValueError(
                 f"all {len(candidates)} checkpoints in {self} are damaged: name another folder with --run"
@@ -161,11 +181,14 @@ class Archive:
             )
         return None
 
-    def read(self, name: str) -> Stored:
-        """A checkpoint, read and checked in one go.
+    def read(self, name: str, tries: int = 1) -> Stored:
+        """A checkpoint, read and checked in one go; where it is found damaged, again, `tries` times in all.
 
         Raises DamagedCheckpoint, and ValueError where it is of another version.
         """
+        for _ in range(tries - 1):
+            with suppress(DamagedCheckpoint):
+                return self.read(name)
         body = self.body(name)
         return Stored(name, body, {file: self._checked(name, file, sha, True) for file, sha in body["files"].items()})
 
@@ -208,7 +231,16 @@ class Archive:
             with suppress(OSError):
                 self.delete(name)
             raise
+        self._note(images, warn)
         return name
+
+    def _note(self, images: int, warn: Warn) -> None:
+        if self.run is None:
+            return
+        try:
+            LastSave(images, str(self)).write(self.run)
+        except OSError as error:
+            warn(f"that a checkpoint was saved at {images:,} images is not written down in {self.run} ({error})")
 
     def prune(self) -> None:
         """Remove what retention does not keep, and what killed saves left unfinished. One rank calls, while none saves.
@@ -295,11 +327,27 @@ class Archive:
             if len(block) < BLOCK_BYTES:
                 return
 
+    def _know(self) -> None:
+        """Note by what a local folder is known again."""
+        path = self.folder.path
+        there = next((name for name in sorted(os.listdir(path)) if name.startswith(MARKER)), None)
+        self._marker = there or MARKER + secrets.token_hex(8)
+        if there is None:
+            (path / self._marker).touch()
+        self._device = os.stat(path).st_dev
+
     def _find_again(self, warn: Warn) -> None:
-        """See that a local folder is where it was. Raises OSError where another disk is there in its place."""
+        """See that a local folder is where it was. Raises OSError where another disk is there in its place.
+
+        A disk that was mounted again may have another number, and has the marker; a folder that was removed has lost
+        the marker, and is on the disk on which it was.
+        """
         if not self.folder.is_local:
             return
         path = self.folder.path
+        if self._marker is not None and (path / self._marker).exists():
+            self._device = os.stat(path).st_dev
+            return
         above = path
         while not above.exists() and above != above.parent:
             above = above.parent
@@ -309,7 +357,7 @@ class Archive:
             if self._device is not None:
                 warn(f"the folder {path} has vanished, with the checkpoints in it; it is made again")
             self.folder.make()
-        self._device = os.stat(path).st_dev
+        self._know()
 
     def _sync(self, name: str = "") -> None:
         """Make the names in a local folder safe against a loss of power."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import socket
+from pathlib import Path
 from typing import Any
 
 import click
 
 from t2f_dist.config.schema import Config
 from t2f_dist.training.checkpoints import checkpoint
-from t2f_dist.training.checkpoints.archive import Archive
+from t2f_dist.training.checkpoints.archive import READINGS, Archive
+from t2f_dist.training.checkpoints.last_save import LastSave
 from t2f_dist.training.checkpoints.stored import DamagedCheckpoint, Stored, moment, named
 from t2f_dist.training.gan import Gan
 from t2f_dist.training.launch.ranks import Ranks
@@ -40,26 +43,51 @@ MAY_DIFFER = (
 def resume(archive: Archive, gan: Gan, config: Config, dataset: str, ranks: Ranks) -> int:
     """Fill `gan` from the newest valid checkpoint of the archive; the images seen, 0 for a start. All ranks call.
 
-    Every rank reads the files itself. Raises ValueError where the checkpoint is of another configuration or other
-    shards, naming what differs, and OSError where the archive cannot be read.
+    Every rank reads the files itself. Raises ValueError, with `gan` as it was, where the checkpoint is of another
+    configuration or other shards, naming what differs, and on all ranks where the run had saved one and there is none;
+    OSError where the archive cannot be read, or this rank reads something else than the main rank.
     """
     stored: Stored | None = None
-    images, attempt = -1, 0
+    images, attempt, lost = -1, 0, -1
     if ranks.is_main:
         stored = archive.newest_valid(warn=lambda line: click.echo(f"warning: {line}", err=True))
-        images, attempt = moment(stored.name) if stored else (-1, 0)
-    images, attempt = ranks.broadcast(images), ranks.broadcast(attempt)
+        if stored is not None:
+            images, attempt = moment(stored.name)
+        elif (before := LastSave.read(Path(config.run))) is not None:
+            lost = before.images
+    images, attempt, lost = (ranks.broadcast(number) for number in (images, attempt, lost))
+    if lost >= 0:
+        raise ValueError(_none_there(archive, config, lost))
     if images < 0:
         return 0
     name = named(images, attempt)
     path = archive.at(name)
     try:
-        stored = stored or archive.read(name)
-    except DamagedCheckpoint as error:
-        raise ValueError(f"checkpoint {path} is damaged: {error}, as this rank reads it") from None
-    state = checkpoint.fill(gan, stored, path)
+        stored = stored or archive.read(name, tries=READINGS)
+    except DamagedCheckpoint as error:  # the main rank read it right: another try may well succeed
+        raise OSError(
+            f"checkpoint {path} is damaged as rank {ranks.rank} on {socket.gethostname()} reads it, and not as rank 0"
+            f" does: {error}; see whether all hosts have the same disk there"
+        ) from None
+    state = checkpoint.state_of(stored)
+    _compare(state, config, dataset, path)  # before anything is filled: shapes and scalers follow from the keys
+    checkpoint.fill(gan, stored, path)
+    return state.images_seen
+
+
+def _none_there(archive: Archive, config: Config, images: int) -> str:
+    saved = LastSave.read(Path(config.run))
+    where = f" in {saved.place}" if saved else ""
+    return (
+        f"{config.run} had saved {images:,} images{where}, and {archive} holds no checkpoint: mount it, name it with"
+        " checkpoint.folder, or name another folder with --run"
+    )
+
+
+def _compare(state: checkpoint.State, config: Config, dataset: str, path: str) -> None:
+    """Raise ValueError where a checkpoint is of another run."""
     before, now = state.config, config.model_dump(mode="json")
-    if len(before["stages"]) == len(now["stages"]):
+    if before.get("stages") and len(before["stages"]) == len(now["stages"]):
         before, now = _without_end(before), _without_end(now)
     differing = differences(before, now)
     if differing:
@@ -71,7 +99,6 @@ def resume(archive: Archive, gan: Gan, config: Config, dataset: str, ranks: Rank
         raise ValueError(
             f"{path} was trained on other shards than {config.data.shards}: name those, or another folder with --run"
         )
-    return state.images_seen
 
 
 def _without_end(values: dict[str, Any]) -> dict[str, Any]:
