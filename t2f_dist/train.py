@@ -6,8 +6,10 @@ all but 0 into 1, so the outcome also stands in RUN/status.json.
 
 from __future__ import annotations
 
+import getpass
 import os
 import sys
+import tempfile
 import time
 
 import click
@@ -37,6 +39,7 @@ def main(path: str, overrides: tuple[str, ...], folder: str | None, dry_run: boo
     See launch/README.md for one GPU, one node and several nodes.
     """
     launcher.miss()
+    _name_cache()
     config: Config | None = None
     started = time.strftime("%FT%TZ", time.gmtime())
     main_rank = os.environ.get("RANK", "0") == "0"  # the others would only repeat what it says before the launch
@@ -66,6 +69,14 @@ def main(path: str, overrides: tuple[str, ...], folder: str | None, dry_run: boo
         click.echo(f"error: rank {os.environ.get('RANK')} lost the others; the first error above says why", err=True)
         sys.exit(EXIT_FAILED)
     sys.exit(0 if finished else EXIT_PREEMPTED)
+
+
+def _name_cache() -> None:
+    """Adam asks torch for its folder of kernels, which is named after the user: in a container there may be no name."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # the latter from Python 3.13 on
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor-{os.getuid()}")
 
 
 def _train(config: Config) -> bool:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from t2f_dist.training.run import status
+
 ROOT = Path(__file__).resolve().parents[2]
 LINES = (ROOT / "launch" / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
 
@@ -46,6 +48,47 @@ def test_each_package_is_installed_by_its_hash():
     assert "--require-hashes" in installs[0] and "--no-build-isolation" in installs[1]
 
 
+def test_its_user_has_a_name():
+    user, group = of("USER")[0].split(":")
+    (line,) = (line for line in of("RUN") if "useradd" in line)
+    assert f"--uid {user}" in line and f"groupadd --gid {group}" in line
+
+
+NAMELESS = """
+import os, pwd
+def nobody(number): raise KeyError(f"getpwuid(): uid not found: {number}")
+pwd.getpwuid = nobody
+import getpass, sys
+try:
+    sys.exit(f"{getpass.getuser()} has a name")
+except KeyError:
+    from t2f_dist.train import main
+main()
+"""
+
+
+def test_a_user_without_a_name_trains(portrait_shards, tmp_path):
+    settings = {
+        "stages": "[{resolution: 4, stable_images: 96, batch_size: 48}]",
+        "generator.channels": "[16]",
+        "discriminator.channels": "[16]",
+        "log.held_out_images": "8",
+        "data.num_workers": "0",
+        "wandb.mode": "disabled",
+        "data.shards": str(portrait_shards),
+    }
+    names = ("USER", "LOGNAME", "LNAME", "USERNAME", "TORCHINDUCTOR_CACHE_DIR")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    line = [sys.executable, "-c", NAMELESS, "--config", "configs/demo.yaml", "--run", str(tmp_path / "run")]
+    line += [item for pair in settings.items() for item in ("--set", "=".join(pair))]
+    done = subprocess.run(
+        line, cwd=ROOT, env=environment | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "-1"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert status.read(tmp_path / "run")["images_seen"] == 96
+
+
 @pytest.mark.slow
 def test_its_lines_install_a_package_that_works(tmp_path):
     reachable = subprocess.run(
@@ -71,7 +114,7 @@ def test_its_lines_install_a_package_that_works(tmp_path):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copyfile
                 copy(ROOT / source, target)
-        elif instruction == "RUN":
+        elif instruction == "RUN" and "useradd" not in rest:  # this machine's users stay as they are
             done = subprocess.run(
                 ["sh", "-c", rest], cwd=image, env=environment, capture_output=True, text=True, check=False
             )
