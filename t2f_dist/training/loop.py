@@ -10,6 +10,7 @@ from t2f_dist.config.load import dump, recorded
 from t2f_dist.config.schema import Config
 from t2f_dist.data.loader import batches, open_samples
 from t2f_dist.models import snapshot
+from t2f_dist.storage import url
 from t2f_dist.training import fingerprint
 from t2f_dist.training.checkpoints import checkpoint
 from t2f_dist.training.checkpoints.archive import Archive
@@ -20,6 +21,7 @@ from t2f_dist.training.corpus import corpus, facts
 from t2f_dist.training.divergence import Diverged, Divergence
 from t2f_dist.training.gan import Gan
 from t2f_dist.training.growth import Growth, due, num_parts
+from t2f_dist.training.launch.bound import FETCHING
 from t2f_dist.training.launch.ranks import Agreement, Ranks
 from t2f_dist.training.launch.watchdog import Watchdog
 from t2f_dist.training.run.journal import Journal
@@ -137,6 +139,7 @@ class Training:
         meter = Meter(ranks)
         divergence = Divergence(config.train.skipped_steps_max, ranks, self.samples)
         on_gpu = ranks.device.type == "cuda"
+        waiting = FETCHING if self.samples.remote or url.local(config.data.shards) is None else "waiting for data"
         steps, num_workers = growth.steps(images_seen), config.data.num_workers
         stream = batches(self.samples, steps, ranks.rank, ranks.world_size, num_workers, pin_memory=on_gpu)
         stopped = None
@@ -149,7 +152,7 @@ class Training:
                     break
                 if gan.enter(phase) and journal:
                     journal.say(f"{phase.resolution} px{', fading in' if phase.fading else ''}: {gan.describe()}")
-                enter("waiting for data", images_seen)
+                enter(waiting, images_seen)
                 with meter.waiting():
                     batch = next(stream)
                 enter("training step", images_seen)

@@ -16,9 +16,13 @@ from pathlib import Path
 
 import pytest
 
+from t2f_dist.storage.folder import Patience
 from t2f_dist.training.launch import guard
+from t2f_dist.training.launch.bound import FETCHING, OF_STORAGE, START_SECONDS, bound_of, longest
 from t2f_dist.training.launch.place import LEFT, WAITS, WAITS_FOR_GPU, WORKS, Place, _text_of_call, standing
-from t2f_dist.training.launch.verdict import cut_off, judge
+from t2f_dist.training.launch.ranks import PATIENCE as EXCHANGES_WAIT
+from t2f_dist.training.launch.verdict import MOVING, cut_off, judge
+from t2f_dist.training.launch.watchdog import PATIENCE
 from t2f_dist.training.run import status
 from t2f_dist.training.run.status import EXIT_HUNG
 from tests.children import ROOT
@@ -29,7 +33,9 @@ SLACK = 4.0  # seconds that a busy machine may add
 
 
 def place(rank: int, state: str = WAITS, host: str = "hostA", **changes) -> Place:
-    return replace(Place(rank, host, 100 + rank, 7, "agreeing", 1280, 60.0, state, "ranks.py:5 in stop"), **changes)
+    return replace(
+        Place(rank, host, 100 + rank, 7, "agreeing", 1280, 60.0, 60.0, state, "ranks.py:5 in stop"), **changes
+    )
 
 
 def verdict(*places: Place, silent: dict[int, float] | None = None, patient: bool = True, state: str = "") -> str:
@@ -76,6 +82,25 @@ def test_while_a_rank_moves_the_others_wait_for_it_but_not_for_ever():
     drawing = place(0, WORKS, phase="drawing the grid", seconds=30.0)
     assert judge([drawing, place(1)], {}, 60.0, True, lambda _: "") is None
     assert verdict(drawing, place(1), patient=False).startswith("rank 0 hangs")
+
+
+def test_a_rank_that_waits_for_storage_is_waited_for_as_long_by_all():
+    fetching = place(1, WORKS, phase=FETCHING, bound=900.0, seconds=600.0)
+    assert judge([place(0), fetching], {}, 60.0, True, lambda _: "") is None
+    assert verdict(place(0), replace(fetching, seconds=700.0)).startswith("rank 1 hangs")
+    assert verdict(place(0), fetching, silent={1: 40.0}).startswith("rank 1 (pid 101 on hostA) has not answered")
+
+
+def test_storage_gives_up_before_the_watchdog_does():
+    patience = Patience()
+    silent = patience.tries * patience.seconds(0) + patience.wait_seconds * 2 ** (patience.tries - 1)
+    slow = patience.seconds(32 << 20)
+    for phase in OF_STORAGE:
+        assert max(silent, slow) < MOVING * bound_of(300, phase, begun=True)
+        assert bound_of(1800, phase, begun=True) == longest(1800) == 1800
+    assert bound_of(300, "training step", begun=True) == bound_of(300, "waiting for data", begun=True) == 300
+    assert bound_of(300, "training step", begun=False) == longest(300) == START_SECONDS
+    assert PATIENCE < EXCHANGES_WAIT, "the watchdog knows more to say than an exchange that gives up"
 
 
 def test_a_rank_that_left_is_missed():

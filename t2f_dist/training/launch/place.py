@@ -31,6 +31,7 @@ class Place:
 
     number: counts the writings, so that readers see whether the rank still answers.
     seconds: for how long the main thread has not come to another phase.
+    bound: for how long it may stay there.
     state: one of the constants above; `works` also where nobody has looked yet.
     where: the innermost calls of the main thread; empty while it moves.
     """
@@ -42,6 +43,7 @@ class Place:
     phase: str
     images_seen: int
     seconds: float
+    bound: float
     state: str = WORKS
     where: str = ""
 

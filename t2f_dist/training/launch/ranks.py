@@ -17,9 +17,10 @@ from torch import Tensor
 
 from t2f_dist.training.growth import Phase
 from t2f_dist.training.launch import rendezvous
+from t2f_dist.training.launch.bound import longest
 
 LAUNCHER_GONE = 1000  # beside the numbers of signals
-PATIENCE = 2  # an exchange waits so many times longer than the watchdog, which knows more to say
+PATIENCE = 2  # an exchange waits so many times longer than a rank may take, for the watchdog knows more to say
 
 
 class Ranks:
@@ -28,13 +29,14 @@ class Ranks:
     `store` is shared by the ranks of this attempt alone, and this process's other threads may use it; None where the
     ranks were not joined here.
 
-    timeout_seconds: how long to wait for the others to come; exchanges wait twice as long.
+    timeout_seconds: how long to wait for the others to come. Exchanges wait twice as long as a rank may stay in its
+    longest phase.
     Raises ValueError where the launcher started several processes that do not see each other, and rendezvous.Absent
     where some did not come.
     """
 
     def __init__(self, timeout_seconds: int):
-        timeout = timedelta(seconds=PATIENCE * timeout_seconds)
+        timeout = timedelta(seconds=PATIENCE * longest(timeout_seconds))
         attempt = rendezvous.join(timeout_seconds, timeout)
         self.store: dist.Store | None = attempt.store if attempt else None
         self.num_hosts = attempt.num_hosts if attempt else 1

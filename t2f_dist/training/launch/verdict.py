@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from t2f_dist.training.launch.guard import STOPPED
 from t2f_dist.training.launch.place import LEFT, WAITS_FOR_GPU, WORKS, Place
 
-MOVING = 0.75  # of the bound: a rank that came to another phase within it moves
+MOVING = 0.75  # of its bound: a rank that came to another phase within it moves
 SILENT = 0.5  # of the bound: a rank that wrote nothing for so long does not answer
 NUM_NAMED = 3  # ranks that a line names
 
@@ -17,14 +17,14 @@ def judge(
 ) -> str | None:
     """One line on the ranks that hold up the others; None while one of them moves, so that the wait may end.
 
-    places: of all ranks; silent: by rank, seconds for which nothing new was read of it; bound: seconds after which a
-    rank that stands still hangs; patient: whether moving ranks are waited for; state: of a process, by the kernel's
-    letter, empty where this host cannot tell.
+    places: of all ranks; silent: by rank, seconds for which nothing new was read of it; bound: seconds after which the
+    rank that asks hangs, where it stands; patient: whether moving ranks are waited for; state: of a process, by the
+    kernel's letter, empty where this host cannot tell.
     """
     mute = [place for place in places if is_mute(place, silent, bound)]
     if mute:
         return _named(mute, lambda place: _silence(place, silent[place.rank], state(place)))
-    if patient and any(place.state != LEFT and place.seconds < MOVING * bound for place in places):
+    if patient and any(place.state != LEFT and place.seconds < MOVING * place.bound for place in places):
         return None
     behind_first = sorted(places, key=lambda place: (place.images_seen, place.rank))
     in_state = {name: [place for place in behind_first if place.state == name] for name in (WORKS, LEFT, WAITS_FOR_GPU)}

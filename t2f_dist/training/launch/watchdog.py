@@ -11,8 +11,9 @@ the launch, and, when it stands still for the bound, reads where the others stan
 
 The first to come to a verdict writes it into the store, so that all say the same. Each writes the stacks of all its
 threads to RUN/hang-RANK.txt, one writes the verdict into RUN/status.json, and all end with EXIT_HUNG, within about 1.3
-times the bound after the last movement. A rank whose interpreter is kept by one thread cannot do that: its guard, a
-small process, kills it.
+times the bound after the last movement. The bound is longer at the start, and where storage is waited for (bound.py): a
+rank that stands there is waited for as long by all. A rank whose interpreter is kept by one thread cannot do that: its
+guard, a small process, kills it.
 
 Not counted is the time in which this process was stopped or the machine slept: a turn of the thread counts for two at
 most, however late it comes.
@@ -41,6 +42,7 @@ import torch.distributed as dist
 
 from t2f_dist.training.launch import guard
 from t2f_dist.training.launch.board import Board, Verdict
+from t2f_dist.training.launch.bound import STARTING, bound_of
 from t2f_dist.training.launch.place import LEFT, WORKS, Place, standing
 from t2f_dist.training.launch.ranks import Ranks
 from t2f_dist.training.launch.verdict import cut_off, hangs, is_mute, judge
@@ -50,10 +52,8 @@ from t2f_dist.training.run.status import EXIT_HUNG
 TURNS = 20  # of the thread within the bound
 TURN_SECONDS = 5.0  # at most
 LOOKING = 0.25  # of the bound: a rank that stands still for so long looks at the others
-PATIENCE = 1.75  # times the bound: so long may one rank move while this one waits. Exchanges give up after twice.
-# Until the first step is done: libraries are loaded, shards opened, kernels chosen, and nothing tells how far it is.
-START_SECONDS = 60.0  # at least
-STARTING = ("starting", "resuming")
+# Times the longest bound of all ranks: so long may others move while this one waits. Exchanges give up later.
+PATIENCE = 1.75
 GUARD, GUARD_SECONDS = 1.5, 15.0  # times the bound, or so much longer: the others come first, and then their launcher
 GRACE_SECONDS = 10.0  # for the store, and for the disk, at most
 
@@ -61,7 +61,7 @@ GRACE_SECONDS = 10.0  # for the store, and for the disk, at most
 class Watchdog:
     """Watches this rank's main thread from its construction, by all ranks together, until `close`.
 
-    seconds: the bound. run: the folder of the run. Raises OSError where the guard cannot be started.
+    seconds: the bound of most phases. run: the folder of the run. Raises OSError where the guard cannot be started.
     """
 
     def __init__(self, ranks: Ranks, seconds: float, run: Path):
@@ -146,7 +146,9 @@ class Watchdog:
     def _own(self, seconds: float, state: str = WORKS, where: str = "") -> Place:
         self._number += 1
         phase, images_seen = self._place
-        return Place(self._ranks.rank, self._host, os.getpid(), self._number, phase, images_seen, seconds, state, where)
+        bound = self._bound_at(phase, images_seen)
+        me = (self._ranks.rank, self._host, os.getpid())
+        return Place(*me, self._number, phase, images_seen, seconds, bound, state, where)
 
     # The thread.
 
@@ -194,7 +196,7 @@ class Watchdog:
                 why = self._board.error or f"no answer for {unanswered:.0f} s"
                 self._end(self._verdict(cut_off(own, why)), None)
             elif others.places:
-                patient = standing_still < PATIENCE * bound
+                patient = standing_still < PATIENCE * max(place.bound for place in others.places)
                 line = judge(others.with_own(own), others.silent, bound, patient, self._state)
                 if line is not None:
                     self._settle(line, others.mute(bound))
@@ -211,9 +213,7 @@ class Watchdog:
         return guard.state_of(place.pid)[0] if place.host == self._host else ""
 
     def _bound_at(self, phase: str, images_seen: int) -> float:
-        """Seconds that the main thread may stay there."""
-        begun = phase not in STARTING and self._first is not None and images_seen > self._first
-        return self._seconds if begun else max(START_SECONDS, self._seconds)
+        return bound_of(self._seconds, phase, self._first is not None and images_seen > self._first)
 
     def _feed_guard(self, own: Place, bound: float) -> None:
         assert self._guard.stdin is not None
