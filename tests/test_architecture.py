@@ -1,6 +1,7 @@
 """The rules of the house, held by walking the source: who imports whom, what is never written, what stays quick."""
 
 import ast
+import re
 import subprocess
 import sys
 import time
@@ -216,3 +217,10 @@ def test_help_is_quick_and_loads_nothing_heavy():
         if seconds[-1] < 0.5:
             return
     pytest.fail(f"--help took {min(seconds):.2f} s at best, of 5; half a second is allowed")
+
+
+def test_the_readme_names_every_module_and_no_other():
+    tree = (ROOT / "README.md").read_text(encoding="utf-8").split("t2f_dist/\n")[1].split("\nlaunch/ ")[0]
+    named = re.findall(r"\b(\w+)\.py\b", tree)
+    modules = [path.stem for path in SOURCES if path.parent.name != "sources" and path.parent.name != "cli"]
+    assert sorted(named) == sorted(name for name in modules if name != "__init__")
