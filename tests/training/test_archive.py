@@ -1,12 +1,14 @@
 """Checkpoints as files: whole or not there, on a disk and in a bucket, whatever is damaged, killed or unplugged."""
 
 import hashlib
+import json
 import os
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,8 +27,12 @@ def content(images: int, turn: int = 0) -> dict[str, memoryview]:
     return {name: memoryview(hashlib.sha256(f"{images} {turn} {name}".encode()).digest() * 50) for name in FILES}
 
 
+def body(images: int) -> dict[str, Any]:
+    return {"images_seen": images, "dataset": "", "scalers": {"generator": {}, "discriminator": {}}, "config": {}}
+
+
 def write(archive: Archive, images: int, turn: int = 0, warn: Callable[[str], None] = pytest.fail) -> str:
-    return archive.write(images, content(images, turn), {"images_seen": images}, warn)
+    return archive.write(images, content(images, turn), body(images), warn)
 
 
 def names(archive: Archive) -> list[str]:
@@ -70,8 +76,9 @@ def test_a_large_one_is_written_and_read_in_pieces(place: str):
     """Larger than a block of reading, and than a part of an upload."""
     archive = Archive(place)
     large = os.urandom(BLOCK_BYTES + 12_345)
-    name = archive.write(8, {"networks.safetensors": memoryview(large), "empty": memoryview(b"")}, {}, pytest.fail)
-    assert archive.read(name).files == {"networks.safetensors": large, "empty": b""}
+    parts = {FILES[0]: memoryview(large), FILES[1]: memoryview(b"")}
+    name = archive.write(8, parts, body(8), pytest.fail)
+    assert archive.read(name).files == {FILES[0]: large, FILES[1]: b""}
     seen: list[int] = []
     archive.verify(name, seen.append)
     assert sum(seen) == len(large)
@@ -130,7 +137,83 @@ def test_one_of_another_version_is_refused_not_set_aside(three: Archive, monkeyp
 @pytest.mark.parametrize("text", [b"[]", b"null", b"1", b"\xff", b"{" * 100_000, b'{"checksum": 1}', b'{"format": 2}'])
 def test_a_state_of_a_stranger_is_damage(text: bytes):
     with pytest.raises(DamagedCheckpoint):
-        stored.parsed(text, "here")
+        stored.parsed(text, "images-000000000008", "here")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"files": ["a"]}, "its files have no names"),
+        ({"files": {}}, "its files lack networks.safetensors"),
+        ({"files": None}, "its files have no names"),
+        ({"files": dict.fromkeys(FILES, "0" * 63)}, "its files have no names"),
+        ({"files": dict.fromkeys((*FILES, "../../secret"), "0" * 64)}, "its files have no names"),
+        ({"bytes": {FILES[0]: "many"}}, "its bytes are no numbers"),
+        ({"images_seen": 16}, "its images_seen are not 8"),
+        ({"images_seen": 8.0}, "its images_seen are not 8"),
+        ({"images_seen": True}, "its images_seen are not 8"),
+        ({"dataset": None}, "its dataset is no text"),
+        ({"scalers": {"generator": {}}}, "its scalers are not those of two networks"),
+        ({"saved": 1e300}, "its time is none"),
+        ({"config": []}, "its config is none"),
+        ({"config": {"stages": [8]}}, "its config is none"),
+        ({"config": {"stages": [{"fade_images": "many"}]}}, "its config is none"),
+    ],
+)
+def test_a_state_with_a_right_checksum_that_no_run_writes_is_damage(tmp_path: Path, changed: dict[str, Any], said: str):
+    archive = Archive(tmp_path)
+    write(archive, 8)
+    state = f"{write(archive, 8)}/state.json"
+    right = json.loads(archive.folder.read(state))
+    assert right.pop("checksum")
+    archive.folder.write(state, stored.sealed(right | changed))
+    warnings: list[str] = []
+    with pytest.raises(ValueError, match="all 1 checkpoints in"):
+        archive.newest_valid(warnings.append)
+    assert f"state.json is of no checkpoint: {said}" in warnings[0]
+
+
+def test_a_state_that_is_too_long_is_not_read_whole(tmp_path: Path):
+    archive = Archive(tmp_path)
+    with open(tmp_path / write(archive, 8) / "state.json", "r+b") as file:
+        file.truncate(1 << 40)  # a hole: it takes no room
+    with pytest.raises(DamagedCheckpoint, match="more than 4194304 bytes"):
+        archive.body("images-000000000008")
+
+
+def test_what_is_read_wrong_once_is_read_again_and_not_marked(three: Archive, monkeypatch: pytest.MonkeyPatch):
+    folder, turns = type(three.folder), iter([b"rotten"])
+    read = folder.read
+    monkeypatch.setattr(
+        folder,
+        "read",
+        lambda self, name, *rest, **more: (
+            (next(turns, None) if name.endswith("24/networks.safetensors") else None) or read(self, name, *rest, **more)
+        ),
+    )
+    found = three.newest_valid(pytest.fail)
+    assert found is not None
+    assert found.name == "images-000000000024"
+    assert next(turns, None) is None
+    assert len(three.found()) == 3
+
+
+def test_where_all_are_marked_those_that_are_whole_again_are_taken(three: Archive):
+    """A disk or a network that read wrong for a while has damaged nothing."""
+    before = {name: three.folder.read(f"{name}/state.json") for name in names(three)}
+    for name in before:
+        three.folder.write(f"{name}/state.json", b"{}")
+    with pytest.raises(ValueError, match="all 3 checkpoints"):
+        three.newest_valid(lambda _: None)
+    for name in ("images-000000000008", "images-000000000016"):
+        three.folder.write(f"{name}/state.json", before[name])
+    warnings: list[str] = []
+    found = three.newest_valid(warnings.append)
+    assert found is not None
+    assert found.name == "images-000000000016"
+    assert len(warnings) == 1
+    assert "was marked as damaged, and is whole now" in warnings[0]
+    assert moments(three) == [16]
 
 
 def test_what_is_complete_is_never_written_over(three: Archive):
@@ -239,6 +322,32 @@ def test_a_folder_that_vanished_is_made_again_with_a_warning(tmp_path: Path):
     assert len(warnings) == 1
     assert "has vanished" in warnings[0]
     assert moments(archive) == [16]
+
+
+def test_a_disk_that_is_mounted_again_under_another_number_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As NFS and tmpfs are: the marker in the folder counts. Without it, it is another disk."""
+    archive = Archive(tmp_path / "checkpoints")
+    archive.open()
+    again = Archive(tmp_path / "checkpoints")
+    again.open()
+    (marker,) = (tmp_path / "checkpoints").iterdir()
+    write(archive, 8)
+    real = os.stat
+
+    def stat(path, *rest, **more):
+        about = list(real(path, *rest, **more))
+        about[2] += 1  # st_dev
+        return os.stat_result(about)
+
+    monkeypatch.setattr("t2f_dist.training.checkpoints.archive.os.stat", stat)
+    write(archive, 16, warn=pytest.fail)
+    marker.unlink()
+    write(archive, 24, warn=pytest.fail)  # swept away on the same disk: there is a new one
+    (marker,) = (tmp_path / "checkpoints").glob(".archive-*")
+    monkeypatch.setattr("t2f_dist.training.checkpoints.archive.os.stat", real)
+    marker.unlink()
+    with pytest.raises(OSError, match="is on another disk than when the run began"):
+        write(archive, 32)
 
 
 @pytest.mark.parametrize("what", ["the run", "its checkpoints"])

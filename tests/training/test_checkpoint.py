@@ -1,9 +1,15 @@
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
+import safetensors.torch
+import torch
 import torch.distributed as dist
 
 from t2f_dist.config.load import resolve
 from t2f_dist.config.schema import Config
 from t2f_dist.training.checkpoints import checkpoint
+from t2f_dist.training.checkpoints.archive import Archive
 from t2f_dist.training.checkpoints.resume import differences
 from tests.training.short_run import state, trained, unequal, untrained
 from tests.training.small import RECIPES, config
@@ -75,6 +81,37 @@ def test_two_ranks_go_on_as_one_run(pair, portrait_shards, tmp_path, recipe):
     assert unequal(resumed, whole) == []
     assert unequal(other_resumed, other_whole) == []
     assert unequal(whole, other_whole) == []
+
+
+def _without_a_moment(moments: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    name = next(name for name in moments if name.endswith("/exp_avg"))
+    return {key: tensor for key, tensor in moments.items() if key != name}
+
+
+def _of_another_shape(moments: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    name = next(name for name in moments if name.endswith("/exp_avg"))
+    return moments | {name: torch.zeros(1)}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_without_a_moment, r"does not hold the state of the generator's optimizer \("),
+        (_of_another_shape, r"optimizer \(.* is of another shape\)"),
+        (lambda _: b"no tensors", r"is damaged: optimizers.safetensors holds no tensors"),
+        (lambda _: (1 << 40).to_bytes(8, "little") + bytes(64), r"has a header of more than 33,554,432 bytes"),
+    ],
+)
+def test_a_strangers_files_are_one_line(portrait_shards, tmp_path, change: Callable, said: str):
+    """With right checksums."""
+    settings = config("house", portrait_shards, tmp_path)
+    path = checkpoint.save(tmp_path, trained(settings, stop=8), STATE)
+    kept = Archive(tmp_path).read(path.name)
+    changed = change(safetensors.torch.load(kept.files["optimizers.safetensors"]))
+    content = changed if isinstance(changed, bytes) else safetensors.torch.save(changed)
+    other = replace(kept, files=kept.files | {"optimizers.safetensors": content})
+    with pytest.raises(ValueError, match=said):
+        checkpoint.fill(untrained(settings), other, str(path))
 
 
 def test_networks_of_another_shape_are_refused(portrait_shards, tmp_path):

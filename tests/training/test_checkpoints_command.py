@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from t2f_dist import cli
 from t2f_dist.training.checkpoints.archive import Archive
-from tests.training.test_archive import FILES, content
+from tests.training.test_archive import FILES, body, content
 
 STAGES = [
     {"resolution": 4, "stable_images": 100, "fade_images": 0, "batch_size": 4},
@@ -31,7 +31,7 @@ def filled(place: str | Path, *moments: int) -> Archive:
     times = iter(range(1_700_000_000, 1_800_000_000, 3600))
     archive = Archive(place, clock=lambda: next(times))
     for images in moments:
-        archive.write(images, content(images), {"images_seen": images, "config": {"stages": STAGES}}, pytest.fail)
+        archive.write(images, content(images), body(images) | {"config": {"stages": STAGES}}, pytest.fail)
     return archive
 
 
@@ -139,5 +139,5 @@ def test_none_yet_and_none_whole(folder: Path, tmp_path: Path):
 
 def test_letters_of_others_move_no_cursor(folder: Path):
     state = {"config": {"stages": [{"resolution": "\x1b[2J", "stable_images": 9, "fade_images": 0}]}}
-    Archive(folder / "checkpoints").write(900, content(900), state, pytest.fail)
+    Archive(folder / "checkpoints").write(900, content(900), body(900) | state, pytest.fail)
     assert "\x1b" not in run(str(folder)).stdout

@@ -135,7 +135,7 @@ def test_a_checkpoint_that_only_this_rank_reads_wrong_is_worth_another_try(portr
     settings = config("house", portrait_shards, tmp_path)
     path = checkpoint.save(tmp_path / "checkpoints", untrained(settings), checkpoint.State(24, "abc", dumped(settings)))
     ranks = Ranks(60)
-    ranks.rank = 1
+    monkeypatch.setattr(ranks, "rank", 1)
     told = iter([24, 1, -1])
     monkeypatch.setattr(ranks, "broadcast", lambda _: next(told))
     (path / "networks.safetensors").write_bytes(b"other")

@@ -28,6 +28,7 @@ from t2f_dist.training.checkpoints.last_save import LastSave
 from t2f_dist.training.checkpoints.retention import Kept, superfluous
 from t2f_dist.training.checkpoints.stored import (
     STATE,
+    STATE_BYTES_MAX,
     DamagedCheckpoint,
     Listed,
     Stored,
@@ -202,10 +203,12 @@ class Archive:
     def body(self, name: str) -> dict[str, Any]:
         """state.json, checked by itself alone. Raises as `read`."""
         try:
-            content = self.folder.read(f"{name}/{STATE}")
+            content = self.folder.read(f"{name}/{STATE}", bytes_max=STATE_BYTES_MAX)
         except FileNotFoundError:
             raise DamagedCheckpoint(f"{STATE} is missing") from None
-        return parsed(content, self.at(name))
+        except ValueError as error:  # it is longer
+            raise DamagedCheckpoint(f"{STATE}: {error}") from None
+        return parsed(content, name, self.at(name))
 
     def write(self, images: int, files: Mapping[str, memoryview], body: dict[str, Any], warn: Warn) -> str:
         """Write a checkpoint, safe against a loss of power when this returns; its name. One rank calls.

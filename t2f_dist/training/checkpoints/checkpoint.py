@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import click
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from t2f_dist.training.checkpoints.archive import Archive
 from t2f_dist.training.checkpoints.packed import Packed
-from t2f_dist.training.checkpoints.stored import DamagedCheckpoint, Stored
+from t2f_dist.training.checkpoints.stored import NETWORKS, OPTIMIZERS, DamagedCheckpoint, Stored, check_header
 from t2f_dist.training.gan import Gan
 from t2f_dist.training.side import Side
-
-NETWORKS, OPTIMIZERS = "networks.safetensors", "optimizers.safetensors"
 
 
 @dataclass(frozen=True)
@@ -83,14 +82,33 @@ def check_finite(gan: Gan, images_seen: int) -> None:
 def fill(gan: Gan, stored: Stored, place: str) -> State:
     """Fill `gan` from a checkpoint that was read at `place`. Every rank calls.
 
-    Raises ValueError where the networks are of other shapes.
+    Raises ValueError where the networks are of other shapes, or the checkpoint is of no run.
     """
-    _fill(gan.weights(), safetensors.torch.load(stored.files[NETWORKS]), place)
-    moments = safetensors.torch.load(stored.files[OPTIMIZERS])
+    try:
+        weights, moments = (read_tensors(stored, file) for file in (NETWORKS, OPTIMIZERS))
+    except DamagedCheckpoint as error:
+        raise ValueError(f"checkpoint {place} is damaged: {error}") from None
+    _fill(gan.weights(), weights, place)
     for side in (gan.generator_side, gan.discriminator_side):
-        _fill_optimizer(side, gan, moments)
-        side.scaler.load_state_dict(stored.body["scalers"][side.name])
+        try:
+            _fill_optimizer(side, gan, moments)
+            side.scaler.load_state_dict(stored.body["scalers"][side.name])
+        except (KeyError, RuntimeError, TypeError) as error:  # a scaler that is none, moments of other parameters
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"checkpoint {place} does not hold the state of the {side.name}'s optimizer ({reason:.200}): use the"
+                " configuration that wrote it, or another --run folder"
+            ) from None
     return state_of(stored)
+
+
+def read_tensors(stored: Stored, file: str) -> dict[str, Tensor]:
+    """One of its files. Raises DamagedCheckpoint where it holds no tensors."""
+    check_header(stored.files[file], file)
+    try:
+        return safetensors.torch.load(stored.files[file])
+    except (safetensors.SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise DamagedCheckpoint(f"{file} holds no tensors ({' '.join(str(error).split()):.200})") from None
 
 
 def state_of(stored: Stored) -> State:
@@ -108,6 +126,8 @@ def _fill_optimizer(side: Side, gan: Gan, stored: dict[str, Tensor]) -> None:
         keys = ("step", "exp_avg", "exp_avg_sq")
         if f"{name}/step" in stored:
             state = {key: stored[f"{name}/{key}"] for key in keys}
+            if state["step"].numel() != 1 or any(state[key].shape != parameter.shape for key in keys[1:]):
+                raise RuntimeError(f"{name} is of another shape")
             # Adam's fused kernel keeps `step` on the device, and moments in the memory layout of the parameter.
             moments = {key: torch.empty_like(parameter).copy_(state[key]) for key in keys[1:]}
             side.optimizer.state[parameter] = {"step": state["step"].to(parameter.device), **moments}

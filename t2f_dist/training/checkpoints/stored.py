@@ -14,6 +14,12 @@ from t2f_dist.storage.folder import Entry
 FORMAT = "t2f-dist-checkpoint"
 VERSION = 2
 STATE = "state.json"
+NETWORKS, OPTIMIZERS = "networks.safetensors", "optimizers.safetensors"
+STATE_BYTES_MAX = 4 << 20  # the longest configurations have some kB
+HEADER_BYTES_MAX = 32 << 20  # of a file of tensors; read as JSON, it takes many times as much memory
+YEAR_10000 = 253402300800  # in seconds since 1970
+_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"images-(\d{12})(?:-([1-9]\d{0,3}))?")
 
 
@@ -103,8 +109,12 @@ def sealed(body: dict[str, Any]) -> bytes:
     return json.dumps(body | {"checksum": _checksum(body)}, indent=1).encode()
 
 
-def parsed(content: bytes, place: str) -> dict[str, Any]:
-    """What state.json holds, which stands at `place`. Raises DamagedCheckpoint, or ValueError for another version."""
+def parsed(content: bytes, name: str, place: str) -> dict[str, Any]:
+    """What the state.json of checkpoint `name` holds, which stands at `place`.
+
+    A checksum says that it is what was written, and not who wrote it: what it says is checked too. Raises
+    DamagedCheckpoint, or ValueError for another version.
+    """
     try:
         body = json.loads(content)
         checksum = body.pop("checksum")
@@ -118,7 +128,54 @@ def parsed(content: bytes, place: str) -> dict[str, Any]:
             f"checkpoint {place} is of format {kind[0]} version {kind[1]}, and this t2f-dist reads {FORMAT} version"
             f" {VERSION}: go on with the t2f-dist that wrote it, or name another folder with --run"
         )
+    if (wrong := _wrong(body, moment(name)[0])) is not None:
+        raise DamagedCheckpoint(f"{STATE} is of no checkpoint: {wrong}")
     return body
+
+
+def _wrong(body: dict[str, Any], images: int) -> str | None:
+    """The first thing in a state.json that no run writes."""
+    files, sizes, scalers, config = (body.get(key) for key in ("files", "bytes", "scalers", "config"))
+    if not isinstance(files, dict) or not all(_FILE.fullmatch(file) and _is_sha256(sha) for file, sha in files.items()):
+        return "its files have no names with sha256"
+    if lacking := {NETWORKS, OPTIMIZERS} - files.keys():
+        return f"its files lack {min(lacking)}"
+    if not isinstance(sizes, dict) or not all(type(size) is int for size in sizes.values()):
+        return "its bytes are no numbers"
+    if type(body.get("images_seen")) is not int or body["images_seen"] != images:
+        return f"its images_seen are not {images}"
+    if not isinstance(body.get("dataset"), str):
+        return "its dataset is no text"
+    if not isinstance(scalers, dict) or any(
+        not isinstance(scalers.get(s), dict) for s in ("generator", "discriminator")
+    ):
+        return "its scalers are not those of two networks"
+    if not _is_number(body.get("saved")):
+        return "its time is none"
+    if not isinstance(config, dict) or not _are_stages(config.get("stages", [])):
+        return "its config is none"
+    return None
+
+
+def _is_sha256(text: Any) -> bool:
+    return isinstance(text, str) and _SHA256.fullmatch(text) is not None
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < YEAR_10000
+
+
+def _are_stages(stages: Any) -> bool:
+    counts = ("fade_images", "stable_images")
+    return isinstance(stages, list) and all(
+        isinstance(stage, dict) and all(_is_number(stage.get(count, 0)) for count in counts) for stage in stages
+    )
+
+
+def check_header(content: bytes, file: str) -> None:
+    """Of a file of tensors, before it is read. Raises DamagedCheckpoint."""
+    if int.from_bytes(content[:8], "little") > HEADER_BYTES_MAX:
+        raise DamagedCheckpoint(f"{file} has a header of more than {HEADER_BYTES_MAX:,} bytes")
 
 
 def _checksum(body: dict[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -11,9 +10,9 @@ from t2f_dist.config.schema import Config
 from t2f_dist.models import snapshot
 from t2f_dist.models.snapshot import Corpus
 from t2f_dist.storage import url
-from t2f_dist.training.checkpoints import checkpoint
 from t2f_dist.training.checkpoints.archive import Archive
-from t2f_dist.training.checkpoints.stored import DamagedCheckpoint
+from t2f_dist.training.checkpoints.checkpoint import read_tensors
+from t2f_dist.training.checkpoints.stored import NETWORKS, DamagedCheckpoint
 from t2f_dist.training.gan import Gan
 
 PREFIX = "networks.discriminator."
@@ -91,7 +90,7 @@ def _discriminator(given: str) -> dict[str, Tensor]:
     if name is None:
         raise ValueError(f"{what} holds no checkpoint, or a damaged one: state.json is missing; {remedy}")
     try:
-        tensors = safetensors.torch.load(archive.read(name).files[checkpoint.NETWORKS])
+        tensors = read_tensors(archive.read(name), NETWORKS)
     except DamagedCheckpoint as error:
         raise ValueError(f"{what} holds no checkpoint, or a damaged one: {error}; {remedy}") from None
     return {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
