@@ -78,7 +78,7 @@ class Archive:
         self.clock = clock
         self.run = run
         self._device: int | None = None  # of the disk on which a local folder lies
-        self._marker: str | None = None  # a file in it
+        self._marker: str | None = None  # a file in it, since `open`
         self._unfinished: dict[str, tuple[Entry, ...]] = {}  # as they were when last looked at
         self._saved: dict[tuple[str, str], float | None] = {}  # by name and stamp of state.json
 
@@ -348,17 +348,19 @@ class Archive:
         if not self.folder.is_local:
             return
         path = self.folder.path
-        if self._marker is not None and (path / self._marker).exists():
+        if self._marker is None:  # not opened: nothing is known of before
+            self.folder.make()
+            return
+        if (path / self._marker).exists():
             self._device = os.stat(path).st_dev
             return
         above = path
         while not above.exists() and above != above.parent:
             above = above.parent
-        if self._device is not None and os.stat(above).st_dev != self._device:
+        if os.stat(above).st_dev != self._device:
             raise OSError(f"{path} is on another disk than when the run began: its own was unmounted; mount it again")
         if above != path:
-            if self._device is not None:
-                warn(f"the folder {path} has vanished, with the checkpoints in it; it is made again")
+            warn(f"the folder {path} has vanished, with the checkpoints in it; it is made again")
             self.folder.make()
         self._know()
 
