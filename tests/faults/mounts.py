@@ -62,9 +62,11 @@ def make_writable(path: Path) -> None:
 
 def fill(disk: Path) -> None:
     """Until there is no byte left, and none comes free where old files are removed."""
-    with suppress(OSError), open(disk / FILLER, "ab", buffering=0) as file:
-        while True:
-            file.write(bytes(1 << 12))
+    with open(disk / FILLER, "ab", buffering=0) as file:
+        for size in (1 << 20, 1 << 12):
+            with suppress(OSError):
+                while file.write(bytes(size)):
+                    pass
 
 
 def free(disk: Path) -> None:

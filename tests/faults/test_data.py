@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,12 +17,14 @@ from tests.end_to_end.launches import (
     finish,
     launch,
     log_of,
+    ranks_of,
     repeated_images,
     status_of,
     steps_of,
+    struck,
     wait_for,
 )
-from tests.faults.conftest import SHORT
+from tests.faults.conftest import LITTLE, SHORT
 from tests.faults.record import record
 from tests.training.small import config
 
@@ -62,12 +65,27 @@ def damaged(settings: Config) -> list[dict[str, object]]:
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
+def test_a_shard_that_is_hurt_while_it_is_read_is_replaced_sample_by_sample(shards: Path, tmp_path: Path):
+    settings = config("house", shards, tmp_path / "run", *LITTLE, "data.max_damaged_fraction=0.5")
+    stop: Fault = {"kind": "stop", "rank": 0, "at": "t2f_dist.training.side:Side.step", "images": 8}
+    with launch(settings, fault=stop) as process:
+        wait_for(lambda: struck(settings, 0), process, "a step")
+        overwrite(shards / "train-000002.small", 0.3, 0.7)
+        os.kill(ranks_of(process)[0], signal.SIGCONT)
+        assert process.wait(300) == 0, log_of(settings)
+    lines = damaged(settings)
+    assert status_of(settings)["outcome"] == "finished" and lines
+    assert {line["shard"] for line in lines} == {"train-000002.tar"}
+    assert len(lines) < 20 and max(int(line["position"]) for line in lines) < 128
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "name", "hurt"),
     [
         ("house", "train-000002.small", lambda path: overwrite(path, 0.4, 0.43)),
-        pytest.param("both", "train-000002.tar", lambda path: overwrite(path, 0.4, 0.43), marks=pytest.mark.slow),
-        pytest.param("both", "train-000003.tar", truncate, marks=pytest.mark.slow),
+        ("both", "train-000002.tar", lambda path: overwrite(path, 0.4, 0.43)),
+        ("both", "train-000003.tar", truncate),
     ],
 )
 def test_samples_that_are_damaged_midway_are_replaced_and_counted(shards: Path, tmp_path: Path, recipe, name, hurt):

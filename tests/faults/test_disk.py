@@ -5,7 +5,9 @@ in a row take longer than the test needs to mend the disk.
 """
 
 import json
+import os
 import shutil
+import signal
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,10 +18,12 @@ import torch
 from t2f_dist.config.schema import Config
 from t2f_dist.training.checkpoints.archive import Archive
 from tests.end_to_end.launches import (
+    Fault,
     assert_same_end,
     finish,
     launch,
     log_of,
+    ranks_of,
     status_of,
     steps_of,
     struck,
@@ -29,7 +33,7 @@ from tests.end_to_end.launches import (
 from tests.faults.mounts import bound, fill, free, make_read_only, make_writable, tmpfs, unmount
 from tests.faults.record import record
 
-SLOW_SAVES = {
+SLOW_SAVES: Fault = {
     "kind": "sleep",
     "at": "t2f_dist.training.checkpoints.saver:Saver.save",
     "call": None,
@@ -97,14 +101,23 @@ def ends_in_one_line(config: Config, hurt, said: str) -> float:
     return time.time() - when
 
 
-def test_a_full_disk_that_is_freed_costs_no_image(anew, tmp_path):
-    settings, quiet = anew("house")
-    with tmpfs(Path(settings.run), 8) as disk:
-        when = hurt_and_mended(settings, lambda: fill(disk), lambda: free(disk))
+def test_a_full_disk_that_is_freed_costs_no_image(little):
+    """Full from the first checkpoint to the failure of the second: the main rank stands still while it is filled."""
+    settings, quiet = little
+    stop: Fault = {"kind": "stop", "rank": 0, "at": "t2f_dist.training.side:Side.step", "images": 56}
+    with tmpfs(Path(settings.run), 8) as disk, launch(settings, fault=[stop, SLOW_SAVES]) as process:
+        wait_for(lambda: moments(settings) and struck(settings, 0), process, "first checkpoint")
+        fill(disk)
+        when = time.time()
+        os.kill(ranks_of(process)[0], signal.SIGCONT)
+        wait_for(lambda: FAILED in log_of(settings), process, "word of the failure")
+        free(disk)
+        assert process.wait(180) == 0, log_of(settings)
+        assert errors(settings) == []
+        assert_no_traceback(settings)
         same_weights(settings, quiet)
-        assert "No space left on device; free space there, or lower checkpoint.keep; training goes on" in log_of(
-            settings
-        )
+        said = "No space left on device; free space there, or lower checkpoint.keep; training goes on"
+        assert said in log_of(settings)
         assert not [each for each in Archive.of(settings).listed() if not each.finished]
         record("disk full, then freed", "goes on, bit-identical", 0, seconds_since(when, settings))
 

@@ -90,20 +90,20 @@ def _hasty(config: Config) -> Config:
     return config.model_copy(update={"train": config.train.model_copy(update={"timeout_seconds": PATIENCE})})
 
 
-def test_two_hosts_whose_network_is_away_for_a_while_train_what_one_host_trains(anew: Anew):
-    config, quiet = anew("house")
+def test_two_hosts_whose_network_is_away_for_a_while_train_what_one_host_trains(little):
+    config, quiet = little
     with hosts(2) as on, launched(config, on, 2) as processes:
-        _until(config, 104, processes[0])
+        _until(config, 16, processes[0])
         on[1].cut()
         away, before = time.time(), len(steps_of(config))
-        time.sleep(3)
+        time.sleep(1.5)
         stood = len(steps_of(config)) - before
         on[1].heal()
         _finished(config, processes)
     assert stood <= 2, "nothing is trained without the other"
     assert_same_end(config, quiet)
-    after = min(when for when, _ in steps_of(config) if when > away + 3)
-    record("network away for 3 s", "bit-identical", repeated_images(config), after - away)
+    after = min(when for when, _ in steps_of(config) if when > away + 1.5)
+    record("network away for 1.5 s", "bit-identical", repeated_images(config), after - away)
 
 
 @pytest.mark.slow

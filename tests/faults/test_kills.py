@@ -22,7 +22,7 @@ from tests.end_to_end.launches import (
     until_finished,
     wait_for,
 )
-from tests.faults.conftest import MID_FADE
+from tests.faults.conftest import IN_LITTLE, MID_FADE
 from tests.faults.record import record
 
 STEP = 8  # images
@@ -51,7 +51,6 @@ PHASES: dict[str, tuple[str, Fault]] = {
     "end": ("house", {"at": "t2f_dist.training.loop:Training._say_end"}),
     "leaving": ("house", {"at": "t2f_dist.training.launch.ranks:Ranks.leave"}),
 }
-FAST = {("generator step", 1)}
 # Of the main rank alone, which writes. Files of a checkpoint: networks, optimizers, state.json.
 WRITE = "t2f_dist.storage.folder:Folder.write"
 OF_THE_MAIN_RANK: dict[str, Fault] = {
@@ -87,14 +86,17 @@ def goes_on(config: Config, quiet: Config, name: str, when: float, images_max: i
     record(f"SIGKILL, {name}", "bit-identical", lost, again[0][0] - when if again else None)
 
 
-@pytest.mark.parametrize(
-    ("name", "rank"),
-    [
-        pytest.param(name, rank, marks=[] if (name, rank) in FAST else [pytest.mark.slow])
-        for name in PHASES
-        for rank in (0, 1)
-    ],
-)
+def test_a_killed_rank_ends_the_launch_and_the_run_goes_on_from_its_checkpoint(little, trained_on):
+    settings, quiet = little
+    killed(settings, {"kind": "kill", "rank": 1, "at": SIDE + "step", "call": 2, "images": IN_LITTLE}, 1)
+    assert processes_of(settings) == [] and status_of(settings)["outcome"] != "finished"
+    trained_on(settings)
+    assert_same_end(settings, quiet)
+    assert 0 < repeated_images(settings) <= settings.checkpoint.every_images + STEP
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "rank"), [(name, rank) for name in PHASES for rank in (0, 1)])
 def test_a_rank_killed_anywhere_costs_the_images_since_the_last_checkpoint(anew: Anew, name: str, rank: int):
     recipe, where = PHASES[name]
     config, quiet = anew(recipe)

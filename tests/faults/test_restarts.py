@@ -19,7 +19,7 @@ from tests.end_to_end.launches import (
     steps_of,
     struck,
 )
-from tests.faults.conftest import MID_FADE
+from tests.faults.conftest import IN_LITTLE, MID_FADE
 from tests.faults.record import record
 
 SIDE = "t2f_dist.training.side:Side."
@@ -32,7 +32,6 @@ WHERE: dict[str, Fault] = {
     "connecting": {"at": "t2f_dist.training.launch.ranks:Ranks.describe", "after": True},
     "resuming": {"at": "t2f_dist.training.loop:Training._begin", "after": True},
 }
-FAST = ("static", 1, "step")
 
 
 def _gaps(config: Config) -> list[float]:
@@ -41,20 +40,27 @@ def _gaps(config: Config) -> list[float]:
     return [later - when for (when, before), (later, after) in itertools.pairwise(steps) if after <= before]
 
 
+def test_a_launcher_with_restarts_starts_all_ranks_again_in_place(little):
+    settings, quiet = little
+    fault: Fault = {"kind": "kill", "rank": 1, "at": SIDE + "step", "images": IN_LITTLE}
+    assert finish(settings, fault=fault, launcher=("--max_restarts", "1")) == 0, log_of(settings)
+    assert struck(settings, 1) is not None and status_of(settings)["outcome"] == "finished"
+    assert_same_end(settings, quiet)
+    assert len(_gaps(settings)) == 1 and repeated_images(settings) <= settings.checkpoint.every_images + 8
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "rank", "where"),
     [
-        pytest.param(*case, marks=[] if case == FAST else [pytest.mark.slow])
-        for case in [
-            ("static", 0, "step"),
-            ("static", 1, "step"),
-            ("c10d", 0, "step"),
-            ("c10d", 1, "step"),
-            ("static", 0, "rank 0 has called"),
-            ("c10d", 1, "rank 1 has answered"),
-            ("c10d", 0, "connecting"),
-            ("static", 1, "resuming"),
-        ]
+        ("static", 0, "step"),
+        ("static", 1, "step"),
+        ("c10d", 0, "step"),
+        ("c10d", 1, "step"),
+        ("static", 0, "rank 0 has called"),
+        ("c10d", 1, "rank 1 has answered"),
+        ("c10d", 0, "connecting"),
+        ("static", 1, "resuming"),
     ],
 )
 def test_a_killed_rank_comes_back_in_place(anew: Anew, backend: str, rank: int, where: str):

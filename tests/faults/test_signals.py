@@ -18,7 +18,7 @@ from tests.end_to_end.launches import (
     struck,
     until_finished,
 )
-from tests.faults.conftest import MID_FADE
+from tests.faults.conftest import IN_LITTLE, MID_FADE
 from tests.faults.record import record
 
 GRACE_SECONDS = 120.0  # on a busy machine; a second or two else
@@ -46,7 +46,6 @@ CASES: dict[str, tuple[str, str, int, Fault]] = {
     ),
     "SIGTERM in the last step": ("SIGTERM", "self", 1, {"at": STEP, "images": 792, "call": 2}),
 }  # fmt: skip
-FAST = {"SIGTERM to the launcher"}
 
 
 def stopped(config: Config, faults: list[Fault], number: int = 0) -> float:
@@ -67,7 +66,20 @@ def goes_on(config: Config, quiet: Config, name: str, when: float) -> None:
     record(name, "saved, bit-identical", 0, again[0][0] - when if again else None)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in FAST else [pytest.mark.slow]) for n in CASES])
+def test_a_launcher_that_is_asked_to_stop_has_its_ranks_save_first(little, trained_on):
+    settings, quiet = little
+    fault = {"kind": "signal", "signal": "SIGTERM", "to": "launcher", "rank": 0, "at": STEP, "images": IN_LITTLE}
+    stopped(settings, [fault])
+    found = status_of(settings)
+    assert (found["outcome"], found["reason"], found["retry"]) == ("preempted", "SIGTERM received", True)
+    assert f"saved at {found['images_seen']:,} images; the same command goes on from here" in log_of(settings)
+    trained_on(settings)
+    assert_same_end(settings, quiet)
+    assert repeated_images(settings) == 0, "each image was trained once"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
 def test_asked_to_stop_all_ranks_save_and_leave_and_no_image_is_lost(anew: Anew, name: str):
     number, to, times, where = CASES[name]
     config, quiet = anew("both" if "growth" in name else "house")

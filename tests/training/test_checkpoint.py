@@ -75,7 +75,9 @@ def _stopped_and_gone_on(rank, world_size, recipe, shards, folder):
     return [state(gan, folder / f"end-{rank}") for gan in runs]
 
 
-@pytest.mark.parametrize("recipe", ["both", "dcgan", "wav2pix", "wgan_clipped"])
+@pytest.mark.parametrize(
+    "recipe", ["both", "wgan_clipped", *(pytest.param(each, marks=pytest.mark.slow) for each in ("dcgan", "wav2pix"))]
+)
 def test_two_ranks_go_on_as_one_run(pair, portrait_shards, tmp_path, recipe):
     (resumed, whole), (other_resumed, other_whole) = pair.run(_stopped_and_gone_on, recipe, portrait_shards, tmp_path)
     assert unequal(resumed, whole) == []
