@@ -1,5 +1,7 @@
 """Checkpoints in the background: of the moment of the save, one at a time, and no failure that is not said."""
 
+import errno
+import os
 import shutil
 import threading
 import time
@@ -130,25 +132,71 @@ def test_a_failure_is_said_and_the_third_in_a_row_ends_it(blocked, gan, savers):
     assert len(warnings) == 4, "the third is the error itself"
 
 
-def test_at_the_end_a_failure_is_tried_again_then_an_error(blocked, gan, monkeypatch, savers):
-    monkeypatch.setattr(saver, "RETRY_SECONDS", 0.05)
+def test_at_the_end_a_failure_is_tried_again_for_its_time_then_an_error(blocked, gan, monkeypatch, savers):
+    monkeypatch.setattr(saver, "RETRY_SECONDS", 0.02)
     warnings: list[str] = []
-    one = Saver(Archive(blocked), warnings.append)
+    beats: list[float] = []
+    one = Saver(Archive(blocked), warnings.append, patience_seconds=0.4)
     savers.append(one)
     block(blocked)
     one.save(gan, at(8))
-    with pytest.raises(OSError, match="3 times in a row, the last at 8 images"):
-        one.wait()
-    monkeypatch.setattr(saver, "RETRY_SECONDS", 1.0)
-    one = Saver(Archive(blocked.with_name("other")), warnings.append)
+    started = time.monotonic()
+    with pytest.raises(OSError, match=r"[4-9] times in a row, the last at 8 images"):
+        one.wait(lambda: beats.append(time.monotonic()))
+    assert time.monotonic() - started >= 0.4
+    assert len(beats) >= 4
+    assert [line for line in warnings if "is not safe yet: it is tried again for 0 s" in line]
+    assert len(warnings) == 3, "two failures and the patience; not each try"
+
+
+def test_at_the_end_a_disk_that_comes_back_within_the_patience_loses_nothing(blocked, gan, monkeypatch, savers):
+    """Later than after three tries."""
+    monkeypatch.setattr(saver, "RETRY_SECONDS", 0.02)
+    one = Saver(Archive(blocked), lambda _: None, patience_seconds=60)
     savers.append(one)
-    block(blocked.with_name("other"))
+    block(blocked)
     one.save(gan, at(8))
-    timer = threading.Timer(0.3, blocked.with_name("other").unlink)
+    timer = threading.Timer(0.5, blocked.unlink)
     timer.start()
     one.wait()
     timer.join()
     assert [each.images for each in one.archive.found()] == [8]
+
+
+def test_a_slow_write_that_gets_on_beats_and_one_that_stands_still_does_not(tmp_path, gan, monkeypatch, savers):
+    monkeypatch.setattr(saver, "SLICE_SECONDS", 0.01)
+    archive = Archive(tmp_path / "checkpoints")
+    one = Saver(archive, pytest.fail)
+    savers.append(one)
+    gate = Gate(archive, monkeypatch)
+    growing = tmp_path / "checkpoints" / "images-000000000008"
+    growing.mkdir()
+    archive._writing = growing.name
+    beats: list[int] = []
+
+    def beat() -> None:
+        beats.append(len(beats))
+        if len(beats) < 5:
+            (growing / "part.tmp").write_bytes(bytes(len(beats)))
+
+    one.save(gan, at(8))
+    timer = threading.Timer(1.0, gate.opened.set)
+    timer.start()
+    one.wait(beat)
+    timer.join()
+    assert 5 <= len(beats) <= 12, "while it grows; then only as files are done"
+
+
+def test_an_archive_that_cannot_be_opened_is_one_line_with_a_remedy(tmp_path, monkeypatch):
+    archive = Archive(tmp_path / "checkpoints")
+
+    def full() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path))
+
+    monkeypatch.setattr(archive, "open", full)
+    said = rf"no checkpoint can be written to {archive}: No space left on device \({tmp_path}\); free space there, or"
+    with pytest.raises(OSError, match=said):
+        Saver(archive, pytest.fail)
 
 
 def test_an_error_that_is_none_of_the_disk_is_raised(tmp_path, gan, monkeypatch, savers):

@@ -79,6 +79,8 @@ class Archive:
         self.run = run
         self._device: int | None = None  # of the disk on which a local folder lies
         self._marker: str | None = None  # a file in it, since `open`
+        self._writing: str | None = None  # last
+        self._files_done = 0  # since this was made
         self._unfinished: dict[str, tuple[Entry, ...]] = {}  # as they were when last looked at
         self._saved: dict[tuple[str, str], float | None] = {}  # by name and stamp of state.json
 
@@ -224,11 +226,14 @@ class Archive:
         sizes = {file: content.nbytes for file, content in files.items()}
         try:
             for file, content in files.items():
+                self._writing = name
                 self.folder.write(f"{name}/{file}", content)
+                self._files_done += 1
             self._sync(name)
             self._sync()
             state = {"files": digests, "bytes": sizes, "saved": self.clock(), **body}
             self.folder.write(f"{name}/{STATE}", sealed(state))
+            self._files_done += 1
             self._sync(name)
         except BaseException:
             with suppress(OSError):
@@ -244,6 +249,17 @@ class Archive:
             LastSave(images, str(self)).write(self.run)
         except OSError as error:
             warn(f"that a checkpoint was saved at {images:,} images is not written down in {self.run} ({error})")
+
+    def progress(self) -> tuple[int, ...]:
+        """Numbers that change while a write gets on: of the files that are done, and of bytes in a local folder."""
+        name = self._writing
+        if name is None or not self.folder.is_local:
+            return (self._files_done,)
+        try:
+            with os.scandir(self.folder.path / name) as entries:
+                return (self._files_done, sum(entry.stat().st_size for entry in entries))
+        except OSError:  # it is not there yet, or no more
+            return (self._files_done,)
 
     def prune(self) -> None:
         """Remove what retention does not keep, and what killed saves left unfinished. One rank calls, while none saves.
