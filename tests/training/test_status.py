@@ -19,6 +19,18 @@ def test_figures_stay_until_they_are_given_anew(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
 
 
+def test_who_wrote_last_stands_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("T2F_LAUNCH", "job 7")
+    status.write(tmp_path, "finished", "all images shown")
+    assert status.read(tmp_path)["launch"] == "job 7"
+    monkeypatch.setenv("T2F_LAUNCH", "job 8")
+    status.note_refusal(tmp_path, "other shards")
+    assert status.read(tmp_path)["launch"] == "job 8"
+    monkeypatch.delenv("T2F_LAUNCH")
+    status.write(tmp_path, "running", "training")
+    assert "launch" not in status.read(tmp_path)
+
+
 @pytest.mark.parametrize("content", [b"", b'{"outcome": "runn', b"[1]", b"\xff\xfe"])
 def test_a_status_that_cannot_be_read_is_none_and_is_replaced(tmp_path: Path, content: bytes):
     assert status.read(tmp_path) == {}

@@ -38,6 +38,7 @@ def read(run: Path) -> dict[str, Any]:
 def write(run: Path, outcome: Outcome, reason: str, *, retry: bool = False, **figures: Any) -> None:
     """Replace status.json, whole or not at all. `figures` are kept until they are given anew; a refusal is not.
 
+    Beside them stands `launch`, the scheduler's job that writes (T2F_LAUNCH), where there is one.
     retry: of a run that failed, whether the same command is worth starting again with nothing mended.
     """
     content = read(run) | figures | {"outcome": outcome, "reason": said(reason), "updated": now()}
@@ -55,6 +56,9 @@ def note_refusal(run: Path, reason: str) -> None:
 
 
 def _replace(run: Path, content: dict[str, Any]) -> None:
+    content.pop("launch", None)  # whose words these are: a job that was refused must not take them for its own
+    if launch := os.environ.get("T2F_LAUNCH"):
+        content["launch"] = launch
     temporary = run / f".status.{os.getpid()}.tmp"
     temporary.write_text(json.dumps(content, indent=1) + "\n")
     os.replace(temporary, run / "status.json")
