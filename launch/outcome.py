@@ -1,35 +1,47 @@
 """What came of a training run that has just ended, for schedulers: launchers turn each failing exit code into 1.
 
-    python launch/outcome.py --since 2026-01-31T12:00:00Z --config C [--set a.b=v ...] [--run DIR]
+    python launch/outcome.py --since MARK --config C [--set a.b=v ...] [--run DIR]
 
 Takes the options of t2f_dist.train and reads status.json in the folder of that run. Prints one line. Exit codes:
 
 0   finished
 74  killed, or failed by what may pass: the same command is worth starting again, a bounded number of times
 75  pre-empted, and saved: the same command goes on
+76  as 74, but the run got further in this launch than it had ever been; never with --job, which counts by itself
 78  failed: something must be mended first
 
---check       only reads the configuration: exit code 0 or 78, a line where it is wrong.
---since       when the launch began, in UTC: what was written before says nothing about it.
+--check       before a launch: reads the configuration. Exit code 78 and a line where it is wrong, else 0 and three
+              words: a mark of how the run stands; the seconds after which a launch that hangs has ended by itself;
+              finished or open.
+--since MARK  what --check printed before the launch: what was written before says nothing about it.
 --job NAME    counts the failures of this job in RUN/failures.json, from the last progress on; being pre-empted is none.
 --failures N  so many failures of the job in a row are worth another start (5).
+
+T2F_LAUNCH in the environment, also of the training, names the scheduler's job: what another one writes is not taken for
+its own, and a run in the hands of another is refused (78).
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
+import hashlib
 import json
+import os
+import struct
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from t2f_dist.config.load import read_yaml, resolve
 from t2f_dist.config.schema import Config
 from t2f_dist.training.run import status
 
-# The last three are EX_IOERR, EX_TEMPFAIL and EX_CONFIG of sysexits.h.
+# 74, 75 and 78 are EX_IOERR, EX_TEMPFAIL and EX_CONFIG of sysexits.h.
 FINISHED = 0
 KILLED = 74
 PREEMPTED = 75
+FURTHER = 76
 MEND = 78
 
 
@@ -45,31 +57,78 @@ def main() -> int:
     options = parser.parse_args()
     try:
         overrides = options.overrides + ([f"run={options.run}"] if options.run else [])
-        run = Path(resolve(Config, read_yaml(options.config), overrides, source=options.config).run)
+        config = resolve(Config, read_yaml(options.config), overrides, source=options.config)
+        run = Path(config.run)
         if options.check:
-            return 0
-        code, line = judge(run, options.since)
-        if code == KILLED and options.job:
-            failures = count(run, options.job)
-            line += f"; failure {failures} without progress"
-            if failures > options.failures:
-                code, line = MEND, f"{line}, and no more than {options.failures} are tried again"
+            code, line = 0, " ".join(check(config))
+        else:
+            code, line = judge(run, config.total_images, options.since)
+            if code == KILLED and options.job:
+                failures = count(run, options.job)
+                line += f"; failure {failures} without progress"
+                if failures > options.failures:
+                    code, line = MEND, f"{line}, and no more than {options.failures} are tried again"
+            elif code == KILLED and options.since and images_seen(status.read(run)) > images_in(options.since):
+                code = FURTHER
     except (ValueError, OSError) as error:
         code, line = MEND, f"failed: {error}"
     print(line, flush=True)
     return code
 
 
-def judge(run: Path, since: str) -> tuple[int, str]:
-    """The exit code, and how the run stands in a line that begins with its outcome."""
+def check(config: Config) -> tuple[str, str, str]:
+    """A mark, the seconds after which a launch that hangs has ended, and whether there is anything left to train."""
+    run = Path(config.run)
+    # Exchanges give up after twice the bound, which is a minute at least while a run begins; then ranks are killed.
+    seconds = 2 * max(config.train.timeout_seconds, 60) + 60
+    return mark(run), str(seconds), "finished" if is_complete(status.read(run), config.total_images) else "open"
+
+
+def mark(run: Path) -> str:
+    """Of how the run stands: the images it has seen, and a hash, for clocks of several hosts cannot be compared."""
+    try:
+        content = (run / "status.json").read_bytes()
+    except OSError:
+        content = b""
+    return f"{images_seen(status.read(run))}-{hashlib.sha256(content).hexdigest()[:16]}"
+
+
+def images_in(mark: str) -> int:
+    """Those of a mark. Raises ValueError where it is none."""
+    return int(mark.partition("-")[0])
+
+
+def images_seen(known: dict[str, object]) -> int:
+    number = known.get("images_seen")
+    return number if isinstance(number, int) else 0
+
+
+def is_complete(known: dict[str, object], total_images: int) -> bool:
+    """Whether the run is finished, also by this configuration: its last stage may be longer by now."""
+    return known.get("outcome") == "finished" and "refused" not in known and images_seen(known) >= total_images
+
+
+def judge(run: Path, total_images: int, since: str = "") -> tuple[int, str]:
+    """The exit code, and how the run stands in a line that begins with its outcome.
+
+    since: a mark of before the launch.
+    """
     known = status.read(run)
-    outcome, reason = known.get("outcome"), known.get("reason")
-    if known.get("refused", "") >= since and "refused" in known:
-        return MEND, f"refused: {known['refused']}"
-    if not known:
+    if not known and not os.path.lexists(run / "status.json"):
         return MEND, f"failed: nothing was written into {run}: see the first error above"
-    if known.get("updated", "") < since:
-        return KILLED, f"killed: nothing was written into {run} since {since}"
+    if not known:
+        return KILLED, f"killed: {run}/status.json cannot be read"
+    outcome, reason = known.get("outcome"), known.get("reason")
+    if is_complete(known, total_images):
+        return FINISHED, f"finished: {reason}"
+    if (job := os.environ.get("T2F_LAUNCH")) and known.get("launch") != job:
+        if outcome == "running" and is_held(run):
+            return MEND, f"refused: {run} is in use by {known.get('launch', 'another launch')}"
+        return KILLED, f"killed: nothing was written into {run} by {job}"
+    if since and mark(run) == since:
+        return KILLED, f"killed: nothing was written into {run} by this launch"
+    if "refused" in known:
+        return MEND, f"refused: {known['refused']}"
     if outcome == "finished":
         return FINISHED, f"finished: {reason}"
     if outcome == "preempted":
@@ -79,17 +138,29 @@ def judge(run: Path, since: str) -> tuple[int, str]:
     return KILLED if known.get("retry") is True else MEND, f"failed: {reason}"
 
 
+def is_held(run: Path) -> bool:
+    """Whether a living run holds the folder. Only asks: taking the lock, if but for a moment, could refuse a launch."""
+    wanted = struct.pack("hhlli", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)  # struct flock of fcntl(2)
+    try:
+        with open(run / ".lock", "rb") as file:
+            found = fcntl.fcntl(file, fcntl.F_GETLK, wanted)
+    except OSError:
+        return False
+    return struct.unpack("hhlli", found)[0] != fcntl.F_UNLCK
+
+
 def count(run: Path, job: str) -> int:
     """Write down one more failure of the job; how many there are since the run last got further."""
     path = run / "failures.json"
-    images_seen = status.read(run).get("images_seen", 0)
+    images = images_seen(status.read(run))
     try:
         before = json.loads(path.read_text())
-        same = before["job"] == job and before["images_seen"] >= images_seen
+        same = before["job"] == job and before["images_seen"] >= images
         failures = before["failures"] + 1 if same else 1
     except (OSError, ValueError, KeyError, TypeError):
         failures = 1
-    path.write_text(json.dumps({"job": job, "images_seen": images_seen, "failures": failures}) + "\n")
+    with suppress(OSError):  # a full disk, maybe the failure itself, must not make it one that is to be mended
+        path.write_text(json.dumps({"job": job, "images_seen": images, "failures": failures}) + "\n")
     return failures
 
 

@@ -5,7 +5,8 @@
 #   launch/k8s/pod.sh --config_file launch/multi_node.yaml ... -m t2f_dist.train --config C --run /runs/r
 #
 # Exit codes, by which podFailurePolicy decides (see launch/outcome.py): 0 finished, 74 killed or failed by what may
-# pass, 75 pre-empted, 78 to be mended.
+# pass, 75 pre-empted, 76 as 74 but further than ever before, 78 to be mended. From the environment: T2F_LAUNCH, a name
+# of the Job.
 set -euo pipefail
 
 training=("$@")
@@ -18,9 +19,16 @@ if ((${#training[@]} == 0)); then
 fi
 training=("${training[@]:1}")
 outcome() { python launch/outcome.py "$@" "${training[@]}"; }
-outcome --check || exit 78
-
-began="$(date -u +%FT%TZ)"
+if ! checked="$(outcome --check)"; then
+    echo "$checked"
+    exit 78
+fi
+read -r began _ state <<<"$checked"
+# This pod was lost when the run was at its end: the other ones are done, and would not come to meet it.
+if [[ $state == finished ]]; then
+    echo "finished: nothing is left to train"
+    exit 0
+fi
 told=""
 trap 'told=yes' TERM
 # The launcher ignores SIGUSR1, also as its ranks start: they set handlers of their own.

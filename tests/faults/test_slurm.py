@@ -42,8 +42,16 @@ ENDS = 4800
 class Job:
     """A training that was submitted."""
 
-    def __init__(self, cluster: slurm.Slurm, folder: Path, settings: dict[str, str], *options: str, **environment: str):
-        self.cluster, self.run, self.log_path = cluster, folder / "run", folder / "job.log"
+    def __init__(
+        self,
+        cluster: slurm.Slurm,
+        folder: Path,
+        settings: dict[str, str],
+        *options: str,
+        log: str = "job.log",
+        **environment: str,
+    ):
+        self.cluster, self.run, self.log_path = cluster, folder / "run", folder / log
         line = [*options, "--output", str(self.log_path), "launch/slurm/train.sbatch", "configs/demo.yaml"]
         line += ["--run", str(self.run), *(item for pair in settings.items() for item in ("--set", "=".join(pair)))]
         self.number = cluster.submit(*line, GLOO_SOCKET_IFNAME="lo", OMP_NUM_THREADS="1", **environment)
@@ -107,6 +115,22 @@ def test_a_job_trains_to_the_end(cluster, portrait_shards, tmp_path):
     assert (job.status["outcome"], job.saved) == ("finished", 480)
     assert cluster.job(job.number)["Restarts"] == "0"
     assert "1 x 1 ranks" in job.log
+
+
+@pytest.mark.slow
+def test_a_job_submitted_twice_is_refused_and_stays_away(cluster, settings, tmp_path):
+    longer = settings | {"stages": "[{resolution: 4, stable_images: 48_000, batch_size: 48}]"}
+    longer |= {"generator.channels": "[16]", "discriminator.channels": "[16]"}
+    first = Job(cluster, tmp_path, longer)
+    first.until(lambda: first.saved >= 480, "a checkpoint")
+    second = Job(cluster, tmp_path, longer, log="second.log", T2F_MAX_RESTARTS="0")
+    assert second.end() == "FAILED", second.log
+    assert cluster.job(first.number)["JobState"] == "RUNNING", "too short for this test"
+    assert cluster.job(second.number)["Restarts"] == "0"
+    assert second.log.splitlines()[-1] == f"refused: {first.run} is in use by Slurm job {first.number}"
+    cluster.call("scancel", first.number)
+    first.end()
+    record("a job submitted twice", "the second is refused, and stays away", 0, None)
 
 
 @pytest.mark.slow
@@ -240,7 +264,7 @@ def test_an_array_of_shares_is_the_build_of_one_although_a_task_is_requeued(clus
 
 @pytest.mark.parametrize(
     ("array", "option", "says"),
-    [("3", "--workers=1", "T2F_PARTS"), ("0-1", "--overwrite", "begins anew")],
+    [("3", "--workers=1", "T2F_PARTS"), ("0-1", "--overwrite", "begins anew"), ("0-1", "--part=1/8", "T2F_PARTS")],
 )
 def test_an_array_that_would_do_harm_is_refused(cluster, tmp_path, array, option, says):
     log = tmp_path / "job.log"

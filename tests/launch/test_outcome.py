@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from t2f_dist.training.run import status
+from t2f_dist.training.run import run_folder, status
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / "launch" / "outcome.py"
@@ -16,7 +16,7 @@ assert _specification is not None and _specification.loader is not None
 outcome = importlib.util.module_from_spec(_specification)
 _specification.loader.exec_module(outcome)
 
-LONG_AGO, SOON = "2000-01-01T00:00:00Z", "9999-01-01T00:00:00Z"
+TOTAL = 1000
 
 
 def told(run: Path, *options: str) -> tuple[int, str]:
@@ -39,25 +39,58 @@ def told(run: Path, *options: str) -> tuple[int, str]:
 )
 def test_each_outcome_has_its_exit_code(tmp_path, written, retry, code, line):
     status.write(tmp_path, written, "why", retry=retry)
-    assert outcome.judge(tmp_path, LONG_AGO) == (code, line)
+    assert outcome.judge(tmp_path, TOTAL) == (code, line)
 
 
-def test_what_was_written_before_the_launch_says_nothing_of_it(tmp_path):
-    status.write(tmp_path, "finished", "all images shown")
-    code, line = outcome.judge(tmp_path, SOON)
+@pytest.mark.parametrize("written", ["preempted", "running", "failed"])
+def test_what_was_written_before_the_launch_says_nothing_of_it(tmp_path, written):
+    status.write(tmp_path, written, "why", images_seen=5)
+    before = outcome.mark(tmp_path)
+    code, line = outcome.judge(tmp_path, TOTAL, before)
     assert code == outcome.KILLED and "nothing was written" in line
+    status.write(tmp_path, "preempted", "SIGTERM received", images_seen=6)
+    assert outcome.judge(tmp_path, TOTAL, before)[0] == outcome.PREEMPTED
 
 
 def test_a_run_that_was_never_begun_is_not_begun_again(tmp_path):
-    assert outcome.judge(tmp_path, LONG_AGO)[0] == outcome.MEND
+    assert outcome.judge(tmp_path, TOTAL)[0] == outcome.MEND
+
+
+def test_a_status_that_cannot_be_read_is_another_matter(tmp_path):
+    (tmp_path / "status.json").mkdir()
+    code, line = outcome.judge(tmp_path, TOTAL)
+    assert code == outcome.KILLED and "cannot be read" in line
+
+
+def test_a_finished_run_is_finished_whoever_looks_unless_its_schedule_grew(tmp_path, monkeypatch):
+    status.write(tmp_path, "finished", "all images shown", images_seen=TOTAL)
+    monkeypatch.setenv("T2F_LAUNCH", "job 8")
+    assert outcome.judge(tmp_path, TOTAL, outcome.mark(tmp_path))[0] == outcome.FINISHED
+    assert outcome.judge(tmp_path, TOTAL + 1, outcome.mark(tmp_path))[0] == outcome.KILLED
 
 
 def test_a_launch_that_was_refused_by_a_finished_run_must_be_mended(tmp_path):
-    status.write(tmp_path, "finished", "all images shown")
+    status.write(tmp_path, "finished", "all images shown", images_seen=TOTAL)
     status.note_refusal(tmp_path, "other shards")
-    code, line = outcome.judge(tmp_path, LONG_AGO)
+    code, line = outcome.judge(tmp_path, TOTAL)
     assert code == outcome.MEND and line.endswith("other shards")
-    assert outcome.judge(tmp_path, SOON)[0] == outcome.KILLED  # an older refusal says nothing
+    assert outcome.judge(tmp_path, TOTAL, outcome.mark(tmp_path))[0] == outcome.KILLED  # an older refusal says nothing
+
+
+def test_a_run_in_the_hands_of_another_job_is_refused_and_a_dead_one_is_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("T2F_LAUNCH", "job 7")
+    status.write(tmp_path, "running", "training", images_seen=5)
+    lock = run_folder._locked(tmp_path)
+    assert lock is not None
+    assert told(tmp_path) == (outcome.KILLED, "killed: while training")  # what an earlier start of the job left behind
+    monkeypatch.setenv("T2F_LAUNCH", "job 8")
+    code, line = told(tmp_path)
+    assert code == outcome.MEND and line.endswith("is in use by job 7")
+    lock.close()
+    code, line = told(tmp_path)
+    assert code == outcome.KILLED and line.endswith("by job 8")
+    monkeypatch.delenv("T2F_LAUNCH")
+    assert outcome.judge(tmp_path, TOTAL) == (outcome.KILLED, "killed: while training")  # a person asks
 
 
 def test_failures_of_a_job_count_until_the_run_gets_further(tmp_path):
@@ -69,6 +102,21 @@ def test_failures_of_a_job_count_until_the_run_gets_further(tmp_path):
     assert outcome.count(tmp_path, "8") == 1
     (tmp_path / "failures.json").write_text("{")  # half written when the node died
     assert outcome.count(tmp_path, "8") == 1
+
+
+def test_a_failure_that_cannot_be_counted_is_still_worth_another_start(tmp_path):
+    status.write(tmp_path, "failed", "a rank was lost", retry=True)
+    (tmp_path / "failures.json").mkdir()  # no file can be written there
+    assert outcome.count(tmp_path, "7") == 1
+
+
+def test_a_failure_further_than_ever_has_a_code_of_its_own(tmp_path):
+    status.write(tmp_path, "failed", "rank 1 was lost", retry=True, images_seen=5)
+    before = outcome.mark(tmp_path)
+    status.write(tmp_path, "failed", "rank 0 was lost", retry=True, images_seen=5)
+    assert told(tmp_path, "--since", before)[0] == outcome.KILLED
+    status.write(tmp_path, "failed", "rank 0 was lost", retry=True, images_seen=6)
+    assert told(tmp_path, "--since", before)[0] == outcome.FURTHER
 
 
 def test_the_program_takes_the_options_of_the_training(tmp_path):
@@ -88,4 +136,6 @@ def test_the_program_takes_the_options_of_the_training(tmp_path):
 def test_check_reads_the_configuration_alone(tmp_path, setting, code):
     found, line = told(tmp_path / "run", "--check", "--set", setting)
     assert found == code and ("seed" in line) == bool(code)
+    if not code:
+        assert line.split()[1:] == ["660", "open"]  # twice the bound of 300 s, and a minute
     assert not (tmp_path / "run").exists()

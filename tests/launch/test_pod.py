@@ -48,6 +48,7 @@ def pod(line: list[str], index: int, log: Path) -> Iterator[subprocess.Popen[byt
         "JOB_COMPLETION_INDEX": str(index),
         "OMP_NUM_THREADS": "1",
         "GLOO_SOCKET_IFNAME": "lo",
+        "T2F_LAUNCH": "Kubernetes job 4f1c",
         "CUDA_VISIBLE_DEVICES": "-1",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
@@ -85,6 +86,16 @@ def test_a_configuration_that_cannot_be_read_is_to_be_mended(tmp_path):
     with pod(arguments(tmp_path / "run", {"stage": "3"}, 29500, 2), 0, tmp_path / "log") as process:
         assert process.wait(60) == outcome.MEND
     assert "did you mean" in (tmp_path / "log").read_text()
+
+
+def test_a_pod_that_was_lost_at_the_end_of_a_run_waits_for_nobody(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    settings = SHORT | {"data.shards": str(tmp_path)}
+    status.write(run, "finished", "all images shown", images_seen=3840)
+    with pod(arguments(run, settings, _free_port(), 2), 1, tmp_path / "log") as process:
+        assert process.wait(60) == outcome.FINISHED
+    assert (tmp_path / "log").read_text() == "finished: nothing is left to train\n"
 
 
 @pytest.mark.slow
