@@ -22,7 +22,7 @@ from t2f_dist.training.divergence import Diverged, Divergence
 from t2f_dist.training.gan import Gan
 from t2f_dist.training.growth import Growth, due, num_parts
 from t2f_dist.training.launch.bound import FETCHING
-from t2f_dist.training.launch.ranks import Agreement, Ranks
+from t2f_dist.training.launch.ranks import LAUNCHER_KILLED, Agreement, Ranks
 from t2f_dist.training.launch.watchdog import Watchdog
 from t2f_dist.training.run.journal import Journal
 from t2f_dist.training.run.meter import Meter, Report
@@ -51,6 +51,7 @@ def train(config: Config, ranks: Ranks) -> bool:
         with Watchdog(ranks, config.train.timeout_seconds, folder.path) as watchdog:
             finished = Training(config, ranks, folder, agreement, watchdog).run()
             agreement.settle()
+            ranks.barrier()  # while the end is watched: a rank that does not come would be waited for in `leave`
     except BaseException as error:
         folder.fail(error)
         raise
@@ -222,9 +223,12 @@ class Training:
 
     def _say_end(self, stopped: str | None, images_seen: int) -> None:
         self.watchdog.enter("leaving", images_seen)
+        self.folder.ending = True
         if self.journal and stopped:
             self.journal.log.preempting()
-            self.folder.note("preempted", stopped, images_seen=images_seen)
+            # Who was told to stop is not started again in place; but another host's launcher that died told nobody.
+            by = {"launcher": None} if stopped == LAUNCHER_KILLED else {}
+            self.folder.note("preempted", stopped, images_seen=images_seen, **by)
             self.journal.say(f"{stopped}: saved at {images_seen:,} images; the same command goes on from here")
         elif self.journal:
             self.folder.note("finished", "all images shown", images_seen=images_seen)

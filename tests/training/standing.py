@@ -89,6 +89,7 @@ def work(ranks: Ranks, kind: str, seconds: float, run: Path, store: int) -> None
                 time.sleep(0.6 * seconds)
             time.sleep(0.02)
             if images_seen == HURT_AT and kind in HURTS:
+                time.sleep(seconds / 5)  # some turns of the watchdog, so that it knows of a step
                 (run / f"hurt-{ranks.rank}").touch()
                 if kind in ("store", "cut") and ranks.rank == 0:
                     # A store that is gone resets the connection; one behind a cut network is silent.

@@ -14,7 +14,7 @@ import torch
 
 from t2f_dist.training.growth import Phase
 from t2f_dist.training.launch.place import WAITS, WORKS, standing
-from t2f_dist.training.launch.ranks import Agreement, Ranks
+from t2f_dist.training.launch.ranks import LAUNCHER_KILLED, Agreement, Ranks
 from tests.ranks import Pair
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -192,7 +192,7 @@ LAUNCHER = "import subprocess, sys, time; subprocess.Popen([sys.executable, *sys
 
 @pytest.mark.parametrize(
     ("started_by", "seconds", "answer"),
-    [({"TORCHELASTIC_RUN_ID": "none"}, 30, "the launcher was killed"), ({}, 0.3, "None")],
+    [({"TORCHELASTIC_RUN_ID": "none"}, 30, LAUNCHER_KILLED), ({}, 0.3, "None")],
     ids=["launcher", "shell"],
 )
 def test_a_run_stops_with_its_launcher_but_not_with_the_shell_that_started_it(
@@ -208,6 +208,48 @@ def test_a_run_stops_with_its_launcher_but_not_with_the_shell_that_started_it(
         launcher.wait()
     _wait_for(tmp_path / "answer")
     assert (tmp_path / "answer").read_text() == answer
+
+
+REAPER = """
+import ctypes, os, subprocess, sys
+ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER, which outlives the exec
+start = "import subprocess, sys; subprocess.Popen([sys.executable, *sys.argv[1:]])"
+line = [sys.executable, "-c", start, "-c", sys.argv[1], sys.argv[2], str(os.getpid())]
+subprocess.run(line, env=os.environ | {"TORCHELASTIC_RUN_ID": "none"})
+os.execv("/bin/sleep", ["sleep", "60"])
+"""
+LATE = """
+import os, signal, sys, time
+from pathlib import Path
+while "sleep" not in os.readlink(f"/proc/{sys.argv[2]}/exe"):
+    time.sleep(0.01)
+assert os.getppid() == int(sys.argv[2])
+from t2f_dist.training.launch import launcher
+signal.signal(signal.SIGTERM, lambda number, frame: Path(sys.argv[1], "told").touch())
+launcher.miss()
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has subreapers")
+def test_a_rank_whose_launcher_died_before_it_looked_is_told_so(tmp_path: Path):
+    environment = {name: text for name, text in os.environ.items() if name != "TORCHELASTIC_RUN_ID"}
+    environment["PYTHONPATH"] = str(ROOT)
+    reaper = subprocess.Popen(
+        [sys.executable, "-c", REAPER, LATE, str(tmp_path)], env=environment, start_new_session=True
+    )
+    try:
+        _wait_for(tmp_path / "told")
+    finally:
+        os.killpg(reaper.pid, signal.SIGKILL)
+        reaper.wait()
+
+
+def test_a_script_between_the_launcher_and_a_rank_is_no_reaper():
+    rank = "import time; from t2f_dist.training.launch import launcher; launcher.miss(); time.sleep(0.3)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TORCHELASTIC_RUN_ID": "none"}
+    line = ["/bin/sh", "-c", f"{sys.executable} -c '{rank}'; exit $?"]
+    assert subprocess.run(line, env=environment, check=False).returncode == 0
 
 
 def _wait_for(path: Path) -> None:

@@ -16,10 +16,11 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor
 
 from t2f_dist.training.growth import Phase
-from t2f_dist.training.launch import rendezvous
+from t2f_dist.training.launch import launcher, rendezvous
 from t2f_dist.training.launch.bound import longest
 
 LAUNCHER_GONE = 1000  # beside the numbers of signals
+LAUNCHER_KILLED = "a launcher was killed"  # of this host or another
 PATIENCE = 2  # an exchange waits so many times longer than a rank may take, for the watchdog knows more to say
 
 
@@ -132,8 +133,6 @@ class Agreement:
     def __init__(self, ranks: Ranks):
         self.ranks = ranks
         self._asked = 0  # number of the signal that this rank received
-        # Only an elastic launcher is missed: a shell that ends leaves its run in peace.
-        self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
         self._pending: tuple[Any, Tensor] | None = None
         self._before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
 
@@ -148,7 +147,7 @@ class Agreement:
         place = struct.pack("<qiidd", images_seen, phase.resolution, phase.batch_size, phase.alpha,
                             phase.learning_rate_factor)  # fmt: skip
         digest = zlib.crc32(place)
-        if self._launcher is not None and os.getppid() != self._launcher:
+        if launcher.is_gone():
             self._asked = LAUNCHER_GONE  # killed without a word to its ranks: nobody else would end them
         question = torch.tensor([self._asked, digest, -digest])
         answer = self._exchange(question)
@@ -161,7 +160,7 @@ class Agreement:
                 f" resolution {phase.resolution}, alpha {phase.alpha}"
             )
         if asked == LAUNCHER_GONE:
-            return "the launcher was killed"
+            return LAUNCHER_KILLED
         return f"{signal.Signals(asked).name} received" if asked else None
 
     def _exchange(self, question: Tensor) -> Tensor | None:

@@ -54,6 +54,7 @@ TURN_SECONDS = 5.0  # at most
 LOOKING = 0.25  # of the bound: a rank that stands still for so long looks at the others
 # Times the longest bound of all ranks: so long may others move while this one waits. Exchanges give up later.
 PATIENCE = 1.75
+LEAVING = "leaving"  # the phase in which rank 0 has written how the run ended, though others may not read it yet
 GUARD, GUARD_SECONDS = 1.5, 15.0  # times the bound, or so much longer: the others come first, and then their launcher
 GRACE_SECONDS = 10.0  # for the store, and for the disk, at most
 
@@ -261,6 +262,8 @@ class Watchdog:
             sys.stderr.write(f"error: {line}; stacks are in {self._run}/hang-*.txt\n")
             sys.stderr.flush()
         (self._run / f"hang-{self._ranks.rank}.txt").write_text(f"{line}\n\n{_stacks()}")
+        if self._place[0] == LEAVING and self._ranks.rank != 0:
+            return
         if status.read(self._run).get("outcome") == "running":
             status.write(self._run, "failed", line, retry=True)
 

@@ -35,12 +35,15 @@ class RunFolder:
     Attributes:
         ended: why a run that this very launcher started is over, though the launcher starts it again in place: it was
             told to stop, or nothing was mended; else None.
+        ending: the main rank writes down how the run ended, and no other rank does: on a disk of the network it might
+            read for a minute what stood there before, and write over it.
     """
 
     def __init__(self, config: Config, ranks: Ranks):
         self.path = Path(config.run)
         self.config = config
         self._ranks = ranks
+        self.ending = False
         self._failing = False  # the last status could not be written
         self._lock: IO[str] | None = _locked(self.path) if ranks.is_main else None
         self._before = status.read(self.path)  # of every rank: a finished run is as it was until training goes on
@@ -88,6 +91,8 @@ class RunFolder:
     def fail(self, error: BaseException) -> None:
         """Write down why the run ends, unless another rank was first: it knows the cause, this one maybe the effect."""
         reason = in_words(error, self._ranks.rank)
+        if self.ending and not self._ranks.is_main:
+            return
         known = status.read(self.path)
         if known.get("outcome") == "running":
             self.note("failed", reason, retry=worth_a_retry(error))
