@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,6 +18,7 @@ from t2f_dist.config.load import dump
 from t2f_dist.config.schema import Config
 from t2f_dist.data.batch import Damage
 from t2f_dist.models import snapshot
+from t2f_dist.storage import url
 from t2f_dist.training.checkpoints.saver import explained
 from t2f_dist.training.fingerprint import RanksDiffer
 from t2f_dist.training.gan import Gan
@@ -23,6 +26,7 @@ from t2f_dist.training.growth import Phase
 from t2f_dist.training.launch import launcher
 from t2f_dist.training.launch.ranks import Ranks
 from t2f_dist.training.run import status
+from t2f_dist.training.run.shared_folder import check_shared
 
 STARTING = "starting"
 
@@ -30,7 +34,8 @@ STARTING = "starting"
 class RunFolder:
     """Held by one launch at a time, until its main rank ends, also by a kill: two runs in one folder would mix.
 
-    All ranks construct it together. Raises ValueError, on all of them, where another launch holds it.
+    All ranks construct it together. Raises ValueError, on all of them, where another launch holds it, or where not all
+    hosts see it, or a local folder of checkpoints; and OSError, in one line, where it cannot be written.
 
     Attributes:
         ended: why a run that this very launcher started is over, though the launcher starts it again in place: it was
@@ -46,16 +51,28 @@ class RunFolder:
         self.ending = False
         self._failing = False  # the last status could not be written
         self._lock: IO[str] | None = _locked(self.path) if ranks.is_main else None
-        self._before = status.read(self.path)  # of every rank: a finished run is as it was until training goes on
-        over = self._over() if ranks.is_main else 0
-        if self._lock and not self._was_finished and not over:
-            status.write(self.path, "running", STARTING, launcher=launcher.identity())
+        try:
+            self._look(ranks)
+        except BaseException:
+            self.release()
+            raise
+
+    def _look(self, ranks: Ranks) -> None:
+        """See, on all ranks, whether the folder is theirs, and how the run stands; say that it starts."""
         if not ranks.broadcast(int(self._lock is not None)):
             raise ValueError(
                 f"{self.path} is in use by another run: wait for it, or name another folder with --run (if you meant"
                 " several ranks, they do not see each other: start them with accelerate launch --config_file"
                 " launch/....yaml)"
             )
+        check_shared(self.path, ranks, "`run`")
+        if self.config.checkpoint.folder and (checkpoints := url.local(self.config.checkpoint.folder)) is not None:
+            check_shared(checkpoints, ranks, "checkpoint.folder")
+        self._before = status.read(self.path)  # of every rank: a finished run is as it was until training goes on
+        over = self._over() if ranks.is_main else 0
+        if self._lock and not self._was_finished and not over:
+            with _said(self.path):
+                status.write(self.path, "running", STARTING, launcher=launcher.identity())
         self.ended = (None, "preempted", "failed")[ranks.broadcast(over)]
 
     def _over(self) -> int:
@@ -101,10 +118,14 @@ class RunFolder:
                 status.note_refusal(self.path, reason)
 
     def begin(self) -> None:
-        """Training starts or goes on: what the folder holds is from now on of this configuration. Main rank."""
-        _replace(self.path / "config.yaml", dump(self.config))
-        total = self.config.total_images
-        status.write(self.path, "running", "training", total_images=total, launcher=launcher.identity())
+        """Training starts or goes on: what the folder holds is from now on of this configuration. Main rank.
+
+        Raises OSError, in one line, where it cannot be written.
+        """
+        with _said(self.path):
+            _replace(self.path / "config.yaml", dump(self.config))
+            total = self.config.total_images
+            status.write(self.path, "running", "training", total_images=total, launcher=launcher.identity())
 
     def release(self) -> None:
         if self._lock:
@@ -172,7 +193,7 @@ def note_failure(config: Config, error: Exception, started: str) -> None:
     known = status.read(path)
     if max(known.get("updated", ""), known.get("refused", "")) >= started:
         return
-    with suppress(OSError):  # full or read-only, which is perhaps the failure itself
+    with suppress(OSError, ValueError):  # full, read-only or without locks, which is perhaps the failure itself
         if lock := _locked(path):
             reason = " ".join(str(error).split())
             if known.get("outcome") == "finished":
@@ -182,16 +203,34 @@ def note_failure(config: Config, error: Exception, started: str) -> None:
             lock.close()
 
 
+@contextmanager
+def _said(path: Path) -> Iterator[None]:
+    """An OSError within becomes one line with the folder and a remedy."""
+    try:
+        yield
+    except OSError as error:
+        reason = explained(error, "`run`", "name another folder with --run")
+        raise type(error)(f"the folder {path} of the run cannot be written: {reason}") from None
+
+
 def _locked(path: Path) -> IO[str] | None:
-    """The open lock file, or None where another process holds it."""
-    path.mkdir(parents=True, exist_ok=True)
-    file = open(path / ".lock", "a")  # noqa: SIM115 - held for the whole run
+    """The open lock file, or None where another process holds it.
+
+    Raises ValueError where the disk knows no locks, and OSError, in one line, where there can be no file.
+    """
+    with _said(path):
+        path.mkdir(parents=True, exist_ok=True)
+        file = open(path / ".lock", "a")  # noqa: SIM115 - held for the whole run
     try:
         # A record lock: unlike flock's, it is not inherited by loader processes, which may outlive a killed rank.
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
         file.close()
-        return None
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return None
+        raise ValueError(
+            f"the disk of {path} has no locks ({error.strerror}): mount it with flock, or put `run` on another disk"
+        ) from None
     return file
 
 
