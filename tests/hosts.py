@@ -145,15 +145,23 @@ def _skip_without() -> None:
 
 
 def _remove_leftovers() -> None:
-    """Namespaces of test processes that were killed before they could remove them."""
+    """Namespaces and folders of test processes that were killed before they could remove them."""
     for name in _namespaces():
-        owner = name.removeprefix(f"{PREFIX}-").partition("-")[0]
-        if name.startswith(f"{PREFIX}-") and not Path("/proc", owner).exists():
-            for pid in _ip("netns", "pids", name).split():
-                with suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGKILL)
+        if _is_leftover(name):
             with suppress(RuntimeError):  # another test process was as quick
+                for pid in _ip("netns", "pids", name).split():
+                    with suppress(ProcessLookupError):
+                        os.kill(int(pid), signal.SIGKILL)
                 _ip("netns", "del", name)
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}-*"):
+        if _is_leftover(folder.name):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_leftover(name: str) -> bool:
+    """Whether it is named after a test process that is no more."""
+    owner = name.removeprefix(f"{PREFIX}-").partition("-")[0]
+    return name.startswith(f"{PREFIX}-") and owner.isdigit() and not Path("/proc", owner).exists()
 
 
 def _namespaces() -> list[str]:

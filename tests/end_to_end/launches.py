@@ -18,8 +18,8 @@ import torch
 import yaml
 
 from t2f_dist.config.schema import Config
-from t2f_dist.training.checkpoints import checkpoint
 from t2f_dist.training.run import status
+from tests.training.short_run import checkpoints_in
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -155,7 +155,7 @@ def wait_for(condition, process: subprocess.Popen[str], what: str, timeout: floa
 
 def weights(run: str | Path) -> dict[str, torch.Tensor]:
     """Everything in the newest checkpoint: networks, moving average, moments."""
-    newest = checkpoint.found(Path(run) / "checkpoints")[0]
+    newest = checkpoints_in(Path(run) / "checkpoints")[0]
     return {
         f"{name}/{key}": tensor
         for name in ("networks", "optimizers")
@@ -163,14 +163,19 @@ def weights(run: str | Path) -> dict[str, torch.Tensor]:
     }
 
 
+def assert_same_weights(config: Config, quiet: Config) -> None:
+    """The newest checkpoints are the same, bit for bit."""
+    ours, theirs = weights(config.run), weights(quiet.run)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
 def assert_same_end(config: Config, quiet: Config) -> None:
     """Both ended with the same weights and moments, bit for bit, and wrote the same lines of metrics but for times.
 
     A line in whose middle a launch began is a mean over fewer steps.
     """
-    ours, theirs = weights(config.run), weights(quiet.run)
-    assert ours.keys() == theirs.keys()
-    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    assert_same_weights(config, quiet)
     lines, wanted = _told(config), _told(quiet)
     assert list(lines) == list(wanted)
     resumed = [int(place.replace(",", "")) for place in re.findall(r"resuming at ([\d,]+) images", log_of(config))]

@@ -38,8 +38,8 @@ class Fault:
     """What happens, and where.
 
     kind: kill (SIGKILL to itself), stop (SIGSTOP), signal (another, to itself or to the launcher), sleep, raise, nan
-        (into a tensor), flip (a bit of a tensor).
-    at: "module:Class.method"; or "module:function", of the module that calls it: it may have its own name for it.
+        (into a tensor), flip (a bit of a tensor), set (a number of a module, from the start, to `seconds`).
+    at: "module:NAME" for set; "module:Class.method"; or "module:function", of the module that calls it: it may have its own name for it.
     rank: None for all of them.
     call: the first is 1; those before `images` do not count. None for all calls, where `once` is false.
     images: that the loop has counted, at least; None for any, also before the loop.
@@ -49,11 +49,11 @@ class Fault:
         such as "gan.networks.generator.synthesis.to_rgb.4.bias".
     element, bit: for nan and flip: which of the flattened tensor, and which of its bits, 0 the lowest.
     signal, to: for signal.
-    seconds: for sleep; None for ever.
+    seconds: for set, and for sleep; None for ever.
     error: for raise, one of ERRORS; its text is "injected".
     """
 
-    kind: Literal["kill", "stop", "signal", "sleep", "raise", "nan", "flip"]
+    kind: Literal["kill", "stop", "signal", "sleep", "raise", "nan", "flip", "set"]
     at: str
     rank: int | None = None
     call: int | None = 1
@@ -81,7 +81,12 @@ class Injector:
         self.num_calls = 0
         self.launcher = os.getppid()
         if fault.rank in (None, rank):
-            self._wrap()
+            self._set() if fault.kind == "set" else self._wrap()
+
+    def _set(self) -> None:
+        module, name = self.fault.at.split(":")
+        assert isinstance(getattr(importlib.import_module(module), name), int | float), f"{self.fault.at} is no number"
+        setattr(importlib.import_module(module), name, self.fault.seconds)
 
     def _wrap(self) -> None:
         module, path = self.fault.at.split(":")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 FILLER = "filler"
+NAME = "t2f-dist-test"  # of a disk, with the number of the process that mounted it
 
 
 def _mount(*options: str) -> None:
@@ -19,6 +20,15 @@ def _mount(*options: str) -> None:
         pytest.skip(f"mount does not work here: {done.stderr.strip()}")
 
 
+def _remove_leftovers() -> None:
+    """Disks of test processes that were killed before they could unmount them."""
+    for line in Path("/proc/mounts").read_text().splitlines():
+        source, path = line.split()[:2]
+        owner = source.removeprefix(f"{NAME}-")
+        if source != owner and not Path("/proc", owner).exists():
+            _unmount(Path(path))
+
+
 def _unmount(path: Path) -> None:
     subprocess.run(["umount", "--lazy", str(path)], capture_output=True, check=False)
 
@@ -26,8 +36,9 @@ def _unmount(path: Path) -> None:
 @contextmanager
 def tmpfs(path: Path, megabytes: int) -> Iterator[Path]:
     """A disk of that size in memory, at a folder that is made."""
+    _remove_leftovers()
     path.mkdir(parents=True, exist_ok=True)
-    _mount("-t", "tmpfs", "-o", f"size={megabytes}m", "t2f-dist-test", str(path))
+    _mount("-t", "tmpfs", "-o", f"size={megabytes}m", f"{NAME}-{os.getpid()}", str(path))
     try:
         yield path
     finally:
@@ -43,6 +54,14 @@ def bound(source: Path, path: Path) -> Iterator[Path]:
         yield path
     finally:
         _unmount(path)
+
+
+@contextmanager
+def sealed(path: Path) -> Iterator[None]:
+    """A folder that is read-only for whatever is opened from now on; what is open already is written on."""
+    with bound(path, path):
+        assert make_read_only(path), "nothing is open yet by way of this mount"
+        yield
 
 
 def unmount(path: Path) -> None:

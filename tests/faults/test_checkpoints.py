@@ -17,20 +17,24 @@ from t2f_dist.training.checkpoints.archive import Archive
 from t2f_dist.training.launch.ranks import Ranks
 from t2f_dist.training.loop import train
 from tests.end_to_end.launches import (
+    Fault,
     assert_same_end,
+    assert_same_weights,
     finish,
     launch,
     log_of,
     metrics_of,
     ranks_of,
+    repeated_images,
     status_of,
     steps_of,
+    struck,
     wait_for,
     weights,
 )
 from tests.faults.conftest import MID_FADE
 from tests.faults.record import record
-from tests.faults.test_disk import assert_no_traceback, same_weights
+from tests.faults.test_disk import assert_no_traceback
 from tests.training.small import config
 
 Anew = Callable[[str], tuple[Config, Config]]
@@ -69,7 +73,7 @@ def test_a_flipped_bit_costs_the_images_since_the_checkpoint_before(portrait_sha
     said = capsys.readouterr()
     assert "resuming at 80 images" in said.out
     assert said.err.count("images-000000000120 is damaged and skipped: networks.safetensors does not match its") == 1
-    same_weights(again, whole)
+    assert_same_weights(again, whole)
 
 
 @pytest.mark.slow
@@ -124,6 +128,35 @@ def test_with_all_damaged_or_of_another_configuration_a_run_is_refused(anew: Ane
     assert f"all 2 checkpoints in {archive} are damaged: name another folder with --run" in log_of(settings)
     assert_no_traceback(settings)
     record("all checkpoints damaged", "refused", None, None)
+
+
+# Of the copy, the watchdog says so; of the thread that writes it, at the next save.
+HANGS: dict[str, Fault] = {
+    "copied": {"at": "t2f_dist.training.checkpoints.saver:Saver.save", "images": MID_FADE},
+    "written": {"at": "t2f_dist.storage.folder:Folder.write", "call": 2, "images": MID_FADE},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HANGS)
+def test_a_checkpoint_that_hangs_as_it_is_made_ends_the_run_in_time(anew: Anew, name: str):
+    settings, quiet = anew("house")
+    hasty = settings.model_copy(update={"train": settings.train.model_copy(update={"timeout_seconds": 5})})
+    faults: list[Fault] = [
+        {"kind": "sleep", "rank": 0, **HANGS[name]},
+        # Storage has longer than anything else; not here.
+        {"kind": "set", "at": "t2f_dist.training.launch.bound:STORAGE_SECONDS", "seconds": 5},
+    ]
+    assert finish(hasty, fault=faults) != 0
+    found = status_of(settings)
+    assert (found["outcome"], found["retry"]) == ("failed", True), log_of(settings)
+    assert found["reason"].startswith('rank 0 hangs in "saving a checkpoint" at '), found["reason"]
+    when = struck(settings, 0)
+    assert when is not None
+    seconds = time.time() - when["time"]
+    assert finish(settings, module="tests.faults.injected") == 0, log_of(settings)
+    assert_same_end(settings, quiet)
+    record(f"hang, checkpoint being {name}", "ended in time, then bit-identical", repeated_images(settings), seconds)
 
 
 def stored_weights(archive: Archive) -> dict[str, torch.Tensor]:

@@ -12,10 +12,21 @@ from pathlib import Path
 import pytest
 
 from t2f_dist.config.schema import Config
-from tests.end_to_end.launches import assert_same_end, launch, log_of, metrics_of, status_of, steps_of, wait_for
+from t2f_dist.training.growth import Phase
+from t2f_dist.training.launch.ranks import Agreement, Ranks
+from t2f_dist.training.loop import train
+from tests.end_to_end.launches import (
+    assert_same_end,
+    assert_same_weights,
+    launch,
+    log_of,
+    metrics_of,
+    status_of,
+    steps_of,
+    wait_for,
+)
 from tests.faults.record import record
-
-pytestmark = pytest.mark.slow
+from tests.ranks import Pair
 
 LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 # libfaketime 0.9.10 forgets to fill in until when to sleep, where the monotonic clock is not to be faked.
@@ -49,6 +60,37 @@ def clock(tmp_path: Path) -> tuple[dict[str, str], Path]:
     return {**os.environ, **fake}, offset
 
 
+def _while_the_clock_jumps(rank: int, world_size: int, settings: Config) -> bool:
+    """Two days ahead at 40 images, which were saved there, and a year back at 80."""
+    stop, clock = Agreement.stop, time.time
+    ahead = 0.0
+
+    def told(agreement: Agreement, images_seen: int, phase: Phase) -> str | None:
+        nonlocal ahead
+        ahead = {40: 2 * 86400.0, 80: -365 * 86400.0}.get(images_seen, ahead)
+        return stop(agreement, images_seen, phase)
+
+    Agreement.stop, time.time = told, lambda: clock() + ahead
+    try:
+        return train(settings, Ranks(60))
+    finally:
+        Agreement.stop, time.time = stop, clock
+
+
+def test_a_clock_that_jumps_in_this_process_prunes_and_measures_nothing_else(pair: Pair, little):
+    settings, quiet = little
+    assert pair.run(_while_the_clock_jumps, settings) == [True, True]
+    assert_same_weights(settings, quiet)
+    assert _kept(settings) == _kept(quiet)
+    assert [line["images"] for line in metrics_of(settings)] == [line["images"] for line in metrics_of(quiet)]
+    assert all(0 < line["speed/images_per_second"] < 1e5 for line in metrics_of(settings))
+
+
+def _kept(config: Config) -> list[str]:
+    return sorted(path.name for path in (Path(config.run) / "checkpoints").glob("images-*"))
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler here")
 @pytest.mark.skipif(not LIBRARIES, reason="no libfaketime here (Debian's package faketime)")
 @pytest.mark.parametrize(
@@ -67,8 +109,7 @@ def test_a_clock_that_jumps_changes_nothing_but_dates(anew: Anew, clock, jump: s
     assert times[-1] - time.time() == pytest.approx(seconds, abs=300)
     assert status_of(config)["outcome"] == "finished"
     assert_same_end(config, quiet)
-    kept = [sorted(path.name for path in (Path(each.run) / "checkpoints").glob("images-*")) for each in (config, quiet)]
-    assert kept[0] == kept[1]
+    assert _kept(config) == _kept(quiet)
     for line in metrics_of(config):
         assert 0 < line["speed/images_per_second"] < 1e5
         assert all(math.isfinite(value) and value >= 0 for key, value in line.items() if key.startswith("ranks/"))

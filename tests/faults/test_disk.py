@@ -13,13 +13,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-import torch
 
 from t2f_dist.config.schema import Config
 from t2f_dist.training.checkpoints.archive import Archive
 from tests.end_to_end.launches import (
     Fault,
     assert_same_end,
+    assert_same_weights,
     finish,
     launch,
     log_of,
@@ -28,9 +28,8 @@ from tests.end_to_end.launches import (
     steps_of,
     struck,
     wait_for,
-    weights,
 )
-from tests.faults.mounts import bound, fill, free, make_read_only, make_writable, tmpfs, unmount
+from tests.faults.mounts import bound, fill, free, make_read_only, make_writable, sealed, tmpfs, unmount
 from tests.faults.record import record
 
 SLOW_SAVES: Fault = {
@@ -45,13 +44,6 @@ FAILED = "could not be written to"
 
 def moments(config: Config) -> list[int]:
     return [each.images for each in Archive.of(config).found()]
-
-
-def same_weights(config: Config, quiet: Config) -> None:
-    """The same to the bit; lines of metrics may be lacking, for there was no disk to write them to."""
-    ours, theirs = weights(config.run), weights(quiet.run)
-    assert ours.keys() == theirs.keys()
-    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
 
 
 def errors(config: Config) -> list[str]:
@@ -115,7 +107,7 @@ def test_a_full_disk_that_is_freed_costs_no_image(little):
         assert process.wait(180) == 0, log_of(settings)
         assert errors(settings) == []
         assert_no_traceback(settings)
-        same_weights(settings, quiet)
+        assert_same_weights(settings, quiet)
         said = "No space left on device; free space there, or lower checkpoint.keep; training goes on"
         assert said in log_of(settings)
         assert not [each for each in Archive.of(settings).listed() if not each.finished]
@@ -132,7 +124,7 @@ def test_a_full_disk_that_stays_full_ends_the_run_and_the_last_checkpoint_is_who
         free(disk)
         assert finish(settings) == 0, log_of(settings)
         assert f"resuming at {reached:,} images" in log_of(settings)
-        same_weights(settings, quiet)
+        assert_same_weights(settings, quiet)
         record("disk full, and stays so", "ends in one line; goes on once freed", last - reached, seconds)
 
 
@@ -202,6 +194,30 @@ def test_read_only_and_stays_so(on_its_own_disk):
 
 
 @pytest.mark.slow
+def test_the_folder_of_the_run_itself_read_only_for_a_while(anew):
+    settings, quiet = anew("house")
+    with ExitStack() as seal:
+        when = hurt_and_mended(settings, lambda: seal.enter_context(sealed(Path(settings.run))), seal.close)
+    assert "Read-only file system" in log_of(settings)
+    assert_same_weights(settings, quiet)
+    record("folder of the run read-only for a while", "goes on, bit-identical", 0, seconds_since(when, settings))
+
+
+@pytest.mark.slow
+def test_the_folder_of_the_run_itself_read_only_and_stays_so(anew):
+    settings, quiet = anew("house")
+    with ExitStack() as seal:
+        seconds = ends_in_one_line(
+            settings, lambda: seal.enter_context(sealed(Path(settings.run))), "Read-only file system"
+        )
+        reached, last = moments(settings)[0], steps_of(settings)[-1][1]
+    assert finish(settings) == 0, log_of(settings)
+    assert f"resuming at {reached:,} images" in log_of(settings)
+    assert_same_weights(settings, quiet)
+    record("folder of the run read-only", "ends in one line; goes on once writable", last - reached, seconds)
+
+
+@pytest.mark.slow
 def test_a_disk_that_is_unmounted_and_comes_back(on_its_own_disk, tmp_path):
     """What lies under the mount is the run's own disk: nothing is written there in silence."""
     settings, quiet, folder = on_its_own_disk
@@ -213,7 +229,7 @@ def test_a_disk_that_is_unmounted_and_comes_back(on_its_own_disk, tmp_path):
 
         when = hurt_and_mended(settings, lambda: unmount(folder), back)
         assert "on another disk than when the run began: its own was unmounted; mount it again" in log_of(settings)
-        same_weights(settings, quiet)
+        assert_same_weights(settings, quiet)
         record("disk unmounted, then back", "goes on, bit-identical", 0, seconds_since(when, settings))
 
 

@@ -115,6 +115,32 @@ def test_the_main_rank_killed_while_it_writes_costs_no_file_that_was_there(anew:
     assert left == []
 
 
+# What rank 0 writes, where it is made to linger, and where rank 1 dies meanwhile.
+WRITES: dict[str, tuple[Fault, Fault]] = {
+    "checkpoint": ({"at": WRITE, "call": 2, "images": MID_FADE}, {"at": SIDE + "step", "images": 456}),
+    "snapshot": (
+        {"at": "t2f_dist.models.snapshot:_digest", "images": MID_FADE},
+        {"at": "t2f_dist.training.fingerprint:compare", "images": 440},
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WRITES)
+def test_the_other_rank_killed_while_the_main_rank_writes(anew: Anew, name: str):
+    config, quiet = anew("house")
+    here, there = WRITES[name]
+    lingers: Fault = {"kind": "sleep", "rank": 0, "seconds": 4.0, **here}
+    dies: Fault = {"kind": "kill", "rank": 1, **there}
+    waits: Fault = {"kind": "sleep", "rank": 1, "seconds": 1.5, **there}  # outermost: before the kill
+    when = killed(config, [lingers, dies, waits], 1, 1)
+    began = struck(config, 0, 0)
+    assert began is not None and began["time"] < when < began["time"] + 4.0, "while it is written"
+    # The one that was being written may be lost, and the steps since it began.
+    goes_on(config, quiet, f"rank 1, {name} of rank 0", when, 2 * config.checkpoint.every_images)
+    assert [path.name for path in Path(config.run).rglob("*.tmp")] == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_killed_while_it_resumes_it_resumes_again(anew: Anew, rank: int):
@@ -141,16 +167,26 @@ def test_all_at_once_as_when_a_machine_loses_its_power(anew: Anew):
     goes_on(config, quiet, "launcher, ranks and loaders", when, config.checkpoint.every_images + STEP)
 
 
+# Where they are when they lose it; rank 1 lingers there.
+LINGERING: dict[str, Fault | None] = {
+    "importing": None,
+    "connecting": {"kind": "sleep", "rank": 1, "seconds": 3.0, "at": "t2f_dist.training.launch.rendezvous:_connect"},
+    "meeting": {"kind": "sleep", "rank": 1, "seconds": 3.0, "at": "t2f_dist.training.launch.rendezvous:_answer"},
+    "fade": None,
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["start", "fade"])
+@pytest.mark.parametrize("place", LINGERING)
 def test_ranks_that_lose_their_launcher_end_by_themselves(anew: Anew, place: str):
     config, quiet = anew("house")
-    with launch(config, module="tests.faults.injected") as process:
-        if place == "start":
+    with launch(config, module="tests.faults.injected", fault=LINGERING[place]) as process:
+        if place == "importing":
             wait_for(lambda: len(ranks_of(process)) == 2, process, "a rank")
-            time.sleep(2)  # they import, or look for the launcher's store, or have just found it
-        else:
+        elif place == "fade":
             wait_for(lambda: [images for _, images in steps_of(config) if images >= MID_FADE], process, "the fade")
+        else:
+            wait_for(lambda: struck(config, 1), process, place)
         process.kill()
         when = time.time()
         while processes_of(config):

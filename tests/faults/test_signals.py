@@ -25,10 +25,12 @@ GRACE_SECONDS = 120.0  # on a busy machine; a second or two else
 STEP = "t2f_dist.training.side:Side.step"
 Anew = Callable[[str], tuple[Config, Config]]
 
-# Which signal, to whom of the main rank and the launcher, how often, and where.
+# Which signal, to whom of a rank (the main one, if not said) and its launcher, how often, and where.
 CASES: dict[str, tuple[str, str, int, Fault]] = {
     "SIGTERM to the launcher": ("SIGTERM", "launcher", 1, {"at": STEP, "images": MID_FADE}),
     "SIGINT to the launcher": ("SIGINT", "launcher", 1, {"at": STEP, "images": MID_FADE}),
+    "SIGUSR1 to the launcher": ("SIGUSR1", "launcher", 1, {"at": STEP, "images": MID_FADE}),
+    "SIGTERM to rank 1": ("SIGTERM", "self", 1, {"at": STEP, "images": MID_FADE, "rank": 1}),
     "SIGUSR1 to a rank": ("SIGUSR1", "self", 1, {"at": STEP, "images": MID_FADE}),
     "SIGINT to a rank": ("SIGINT", "self", 1, {"at": STEP, "images": MID_FADE}),
     "SIGTERM to a rank, three times": ("SIGTERM", "self", 3, {"at": STEP, "images": MID_FADE}),
@@ -51,7 +53,7 @@ CASES: dict[str, tuple[str, str, int, Fault]] = {
 def stopped(config: Config, faults: list[Fault], number: int = 0) -> float:
     """A launch that is asked to stop, and leaves by itself; the time at which it was asked."""
     code = finish(config, fault=faults)
-    asked = struck(config, 0, number)
+    asked = struck(config, faults[number]["rank"], number)
     assert asked is not None and time.time() - asked["time"] < GRACE_SECONDS
     assert (code == 0) == (status_of(config)["outcome"] == "finished")
     return asked["time"]
@@ -83,7 +85,7 @@ def test_a_launcher_that_is_asked_to_stop_has_its_ranks_save_first(little, train
 def test_asked_to_stop_all_ranks_save_and_leave_and_no_image_is_lost(anew: Anew, name: str):
     number, to, times, where = CASES[name]
     config, quiet = anew("both" if "growth" in name else "house")
-    when = stopped(config, [{"kind": "signal", "signal": number, "to": to, "rank": 0, **where}] * times)
+    when = stopped(config, [{"kind": "signal", "signal": number, "to": to, "rank": 0} | where] * times)
     found = status_of(config)
     if found["outcome"] == "finished":
         assert "last step" in name, "there the end comes first"
