@@ -122,7 +122,8 @@ class Training:
         begun_with = [] if images_seen else warm_start(gan, self.config, corpus(self.samples))
         if self.ranks.is_main and images_seen < self.growth.total_images:
             if self.journal is None:
-                self.saver = Saver(self.archive, lambda line: click.echo(f"warning: {line}", err=True))
+                patience = self.config.train.timeout_seconds / 2
+                self.saver = Saver(self.archive, lambda line: click.echo(f"warning: {line}", err=True), patience)
                 self.journal = Journal(self.folder, self.config, self.samples, images_seen)
                 self.folder.begin()
             self.journal.begin(images_seen, [*begun_with, *([self.samples.note] if images_seen else [])])
@@ -192,7 +193,7 @@ class Training:
                 divergence.give_up(gan)  # the end is not worth keeping
             if self.saver:
                 enter("saving a checkpoint", images_seen)
-                self.saver.wait()
+                self.saver.wait(lambda: enter("saving a checkpoint", images_seen))
         finally:
             stream.close()  # ends the loader processes
             if self.saver:
@@ -210,7 +211,8 @@ class Training:
         checkpoint.check_finite(gan, images_seen)
         self.watchdog.enter("saving a checkpoint", images_seen)
         if self.saver:
-            self.saver.save(gan, checkpoint.State(images_seen, self.fingerprint, recorded(self.config)))
+            state = checkpoint.State(images_seen, self.fingerprint, recorded(self.config))
+            self.saver.save(gan, state, lambda: self.watchdog.enter("saving a checkpoint", images_seen))
         self.saved_at = images_seen
 
     def _already_finished(self, gan: Gan, images_seen: int) -> bool:
