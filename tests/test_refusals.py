@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from t2f_dist.shard.build import build
-from t2f_dist.training.checkpoints.checkpoint import found
 from t2f_dist.training.run import status
 from tests.ranks import Pair
 from tests.shard.raw import Corpus
 from tests.test_train import ROOT, _launched, assert_refused, run, write
+from tests.training.short_run import checkpoints_in
 from tests.training.small import config
 
 
@@ -95,7 +95,7 @@ def test_a_warm_start_of_another_shape_and_the_corrected_command_in_its_folder(b
     corrected = run("--config", path, "--set", f"{side}.channels=[12,8]")
     assert corrected.exit_code == 0, corrected.output
     assert status.read(tmp_path / "run")["outcome"] == "finished"
-    assert found(tmp_path / "run" / "checkpoints")[0].name == "images-000000000128"
+    assert checkpoints_in(tmp_path / "run" / "checkpoints")[0].name == "images-000000000128"
 
 
 def test_every_rank_refuses_and_one_reason_is_kept(pair: Pair, bare: Path, tmp_path: Path):

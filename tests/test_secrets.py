@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from t2f_dist.config.load import dump
 from t2f_dist.config.redaction import redacted, said
 from t2f_dist.config.schema import Config
-from t2f_dist.training.checkpoints import checkpoint
 from tests.end_to_end.launches import children_of, launch, log_of, status_of
+from tests.training.short_run import checkpoints_in
 from tests.training.small import config
 from tests.web import served
 
@@ -139,7 +139,7 @@ def test_nothing_listens_but_the_ranks_for_each_other(leaky: Leaky):
 
 @pytest.mark.slow
 def test_the_state_of_a_checkpoint_is_json_and_tensors_alone(leaky: Leaky):
-    folder = checkpoint.found(Path(leaky.config.run) / "checkpoints")[0]
+    folder = checkpoints_in(Path(leaky.config.run) / "checkpoints")[0]
     assert {path.suffix for path in folder.iterdir()} <= {".json", ".safetensors"}
 
 

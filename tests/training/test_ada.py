@@ -12,7 +12,7 @@ from t2f_dist.training.checkpoints import checkpoint
 from t2f_dist.training.growth import Growth
 from t2f_dist.training.step import train_step
 from tests.ranks import Pair
-from tests.training.short_run import trained, untrained
+from tests.training.short_run import read_checkpoint, trained, untrained, write_checkpoint
 from tests.training.small import config
 
 
@@ -92,10 +92,10 @@ def test_a_checkpoint_within_an_interval_goes_on_alike(portrait_shards, tmp_path
     settings = config("both", portrait_shards, tmp_path, "augment.every_images=40")
     gan = trained(settings, stop=24)
     assert gan.ada is not None and int(gan.ada.num_signs) == 24
-    path = checkpoint.save(tmp_path / "checkpoints", gan, checkpoint.State(24, "abc", {}), keep=2)
+    path = write_checkpoint(tmp_path / "checkpoints", gan, checkpoint.State(24, "abc", {}), keep=2)
     again = untrained(settings)
     assert again.ada is not None and int(again.ada.num_signs) == 0
-    checkpoint.load(path, again)
+    read_checkpoint(path, again)
     before = float(again.ada.probability)
     for seen, mean in ((24, -1.0), (32, 1.0), (40, 1.0)):
         for each in (gan.ada, again.ada):

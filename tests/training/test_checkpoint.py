@@ -11,7 +11,7 @@ from t2f_dist.config.schema import Config
 from t2f_dist.training.checkpoints import checkpoint
 from t2f_dist.training.checkpoints.archive import Archive
 from t2f_dist.training.checkpoints.resume import differences
-from tests.training.short_run import state, trained, unequal, untrained
+from tests.training.short_run import read_checkpoint, state, trained, unequal, untrained, write_checkpoint
 from tests.training.small import RECIPES, config
 
 STATE = checkpoint.State(images_seen=72, dataset="abc", config={"seed": 0})
@@ -28,12 +28,12 @@ def test_going_on_from_a_checkpoint_is_going_on(portrait_shards, tmp_path, recip
     settings = config(recipe, portrait_shards, tmp_path, *options)
     quiet = trained(settings)
     half = trained(settings, stop=72)
-    path = checkpoint.save(tmp_path, half, STATE, keep=2)
+    path = write_checkpoint(tmp_path, half, STATE, keep=2)
     loaded = untrained(config(recipe, portrait_shards, tmp_path, *options, "seed=9"))
     loaded.config = settings
     kept = state(half, tmp_path / "half")
     assert unequal(state(loaded, tmp_path / "loaded"), kept)
-    assert checkpoint.load(path, loaded) == STATE
+    assert read_checkpoint(path, loaded) == STATE
     assert unequal(state(loaded, tmp_path / "loaded"), kept) == []
     ours, theirs = (state(gan, tmp_path / "end") for gan in (trained(settings, loaded, start=72), quiet))
     assert unequal(ours, theirs) == []
@@ -64,10 +64,10 @@ def _stopped_and_gone_on(rank, world_size, recipe, shards, folder):
     settings = config(recipe, shards, folder, "train.precision=fp32")
     half = trained(settings, stop=72, rank=rank, world_size=world_size)
     if rank == 0:
-        checkpoint.save(folder / "kept", half, STATE, keep=2)
+        write_checkpoint(folder / "kept", half, STATE, keep=2)
     dist.barrier()
     loaded = untrained(settings, world_size)
-    checkpoint.load(folder / "kept" / "images-000000000072", loaded)
+    read_checkpoint(folder / "kept" / "images-000000000072", loaded)
     runs = [
         trained(settings, loaded, start=72, rank=rank, world_size=world_size),
         trained(settings, rank=rank, world_size=world_size),
@@ -107,7 +107,7 @@ def _of_another_shape(moments: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
 def test_a_strangers_files_are_one_line(portrait_shards, tmp_path, change: Callable, said: str):
     """With right checksums."""
     settings = config("house", portrait_shards, tmp_path)
-    path = checkpoint.save(tmp_path, trained(settings, stop=8), STATE)
+    path = write_checkpoint(tmp_path, trained(settings, stop=8), STATE)
     kept = Archive(tmp_path).read(path.name)
     changed = change(safetensors.torch.load(kept.files["optimizers.safetensors"]))
     content = changed if isinstance(changed, bytes) else safetensors.torch.save(changed)
@@ -117,10 +117,10 @@ def test_a_strangers_files_are_one_line(portrait_shards, tmp_path, change: Calla
 
 
 def test_networks_of_another_shape_are_refused(portrait_shards, tmp_path):
-    path = checkpoint.save(tmp_path, untrained(config("house", portrait_shards, tmp_path)), STATE)
+    path = write_checkpoint(tmp_path, untrained(config("house", portrait_shards, tmp_path)), STATE)
     other = untrained(config("house", portrait_shards, tmp_path, "generator.channels=[12,4]"))
     with pytest.raises(ValueError, match=r"is of other networks \(generator_ema\.synthesis"):
-        checkpoint.load(path, other)
+        read_checkpoint(path, other)
 
 
 def test_what_differs_is_named_but_for_what_changes_no_weight(portrait_shards, tmp_path):

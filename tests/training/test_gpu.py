@@ -9,7 +9,7 @@ from t2f_dist.training.corpus import facts
 from t2f_dist.training.gan import Gan
 from t2f_dist.training.growth import Growth
 from t2f_dist.training.step import train_step
-from tests.training.short_run import unequal
+from tests.training.short_run import read_checkpoint, unequal, write_checkpoint
 from tests.training.small import RECIPES, config
 
 
@@ -32,8 +32,8 @@ def test_every_precision_trains_on_a_gpu_and_goes_on(portrait_shards, tmp_path, 
     checkpoint.check_finite(gan, 128)
     moved = [name for name, tensor in gan.networks.named_parameters() if not torch.equal(tensor, before[name])]
     assert len(before) - len(moved) <= max(1, 0.1 * len(before))  # a bias that cancels out stands still
-    path = checkpoint.save(tmp_path, gan, checkpoint.State(128, "abc", {}), keep=2)
+    path = write_checkpoint(tmp_path, gan, checkpoint.State(128, "abc", {}), keep=2)
     again = Gan(settings, facts(samples), torch.device("cuda", 0), 1)
-    checkpoint.load(path, again)
+    read_checkpoint(path, again)
     samples.close()
     assert unequal(gan.networks.state_dict(), again.networks.state_dict()) == []

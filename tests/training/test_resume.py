@@ -13,7 +13,7 @@ from t2f_dist.training.launch.ranks import Ranks
 from t2f_dist.training.loop import train
 from t2f_dist.training.run import status
 from t2f_dist.training.run.run_folder import worth_a_retry
-from tests.training.short_run import unequal, untrained
+from tests.training.short_run import unequal, untrained, write_checkpoint
 from tests.training.small import config
 
 STAGE = {"resolution": 4, "fade_images": 0, "stable_images": 480, "batch_size": 8}
@@ -56,7 +56,7 @@ def test_a_run_goes_on_with_another_cache_and_not_with_other_lanes(portrait_shar
         return resume(Archive.of(now), untrained(now), now, "abc", Ranks(60))
 
     state = checkpoint.State(24, "abc", settings("data.cache_dir=/fast").model_dump(mode="json"))
-    checkpoint.save(tmp_path / "checkpoints", untrained(settings()), state, keep=2)
+    write_checkpoint(tmp_path / "checkpoints", untrained(settings()), state, keep=2)
     assert again("data.cache_dir=/elsewhere", "data.cache_bytes=123") == 24
     with pytest.raises(ValueError, match=r"another configuration: data\.lanes was 1, now 2\. Give the former"):
         again("data.lanes=2")
@@ -75,7 +75,7 @@ def test_a_key_that_changes_shapes_or_the_scaler_is_named_and_nothing_is_filled(
     portrait_shards, tmp_path, override: str, said: str
 ):
     before = config("house", portrait_shards, tmp_path)
-    checkpoint.save(tmp_path / "checkpoints", untrained(before), checkpoint.State(24, "abc", dumped(before)), keep=2)
+    write_checkpoint(tmp_path / "checkpoints", untrained(before), checkpoint.State(24, "abc", dumped(before)), keep=2)
     now = config("house", portrait_shards, tmp_path, override)
     if now.train.precision == "fp16":  # which no network on a CPU is made with: its scaler alone
         gan = untrained(before)
@@ -133,7 +133,9 @@ def test_a_run_without_its_checkpoints_keeps_its_log(portrait_shards, tmp_path, 
 def test_a_checkpoint_that_only_this_rank_reads_wrong_is_worth_another_try(portrait_shards, tmp_path, monkeypatch):
     """The main rank has named it as whole; here it is damaged."""
     settings = config("house", portrait_shards, tmp_path)
-    path = checkpoint.save(tmp_path / "checkpoints", untrained(settings), checkpoint.State(24, "abc", dumped(settings)))
+    path = write_checkpoint(
+        tmp_path / "checkpoints", untrained(settings), checkpoint.State(24, "abc", dumped(settings))
+    )
     ranks = Ranks(60)
     monkeypatch.setattr(ranks, "rank", 1)
     told = iter([24, 1, -1])

@@ -18,7 +18,7 @@ from t2f_dist.training.gan import Gan
 from tests import s3
 from tests.flaky import flaky
 from tests.shard.crashes import killed_before
-from tests.training.short_run import state, trained, unequal, untrained
+from tests.training.short_run import read_checkpoint, state, trained, unequal, untrained, write_checkpoint
 from tests.training.small import config
 
 
@@ -63,7 +63,7 @@ def test_the_copy_is_of_the_moment_of_the_save(portrait_shards, tmp_path, gan, m
     savers.append(one)
     settings = config("both", portrait_shards, tmp_path)
     running = untrained(settings)
-    checkpoint.load(checkpoint.save(tmp_path / "start", gan, at(72)), running)
+    read_checkpoint(write_checkpoint(tmp_path / "start", gan, at(72)), running)
     before = state(running, tmp_path / "before")
     one.save(running, at(72))
     trained(settings, running, start=72, stop=128)
@@ -74,7 +74,7 @@ def test_the_copy_is_of_the_moment_of_the_save(portrait_shards, tmp_path, gan, m
     one.wait()
     assert one.write_seconds > 0.0
     loaded = untrained(settings)
-    assert checkpoint.load(tmp_path / "checkpoints" / "images-000000000072", loaded) == at(72)
+    assert read_checkpoint(tmp_path / "checkpoints" / "images-000000000072", loaded) == at(72)
     assert unequal(state(loaded, tmp_path / "loaded"), before) == []
     assert unequal(after, before)
 
@@ -235,8 +235,8 @@ def test_a_store_that_is_away_for_a_while(s3_server, bucket, gan, monkeypatch, s
 def test_killed_at_every_step_of_the_thread(tmp_path, gan):
     """SIGKILL before every rename, removal and sync, in the process that trains: the one before or the new one."""
     folder = tmp_path / "checkpoints"
-    checkpoint.save(folder, gan, at(8))
-    checkpoint.save(folder, gan, at(16))
+    write_checkpoint(folder, gan, at(8))
+    write_checkpoint(folder, gan, at(16))
     kept = tmp_path / "kept"
     shutil.copytree(folder, kept)
     seen, number = set(), 0
@@ -271,6 +271,6 @@ def test_on_a_gpu_the_copy_is_of_the_moment_too(portrait_shards, tmp_path, monke
     torch.cuda.synchronize()
     gate.opened.set()
     one.wait()
-    checkpoint.load(tmp_path / "checkpoints" / "images-000000000008", running)
+    read_checkpoint(tmp_path / "checkpoints" / "images-000000000008", running)
     assert unequal(running.networks.state_dict(), before) == []
     one.close()

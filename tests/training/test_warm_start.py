@@ -18,7 +18,7 @@ from t2f_dist.training.launch.ranks import Ranks
 from t2f_dist.training.loop import train
 from tests.end_to_end.launches import weights
 from tests.shard.conftest import embedded  # noqa: F401
-from tests.training.short_run import state, unequal, untrained
+from tests.training.short_run import state, unequal, untrained, write_checkpoint
 from tests.training.small import config
 
 RECIPES = ("house", "wav2pix", "identity")
@@ -177,7 +177,7 @@ def test_what_is_not_there_or_not_that(portrait_shards, tmp_path, runs):
 def test_a_damaged_file(portrait_shards, tmp_path, damage):
     settings = config("house", portrait_shards, tmp_path / "run")
     file, gan = given(settings, tmp_path / "given.safetensors"), untrained(settings)
-    kept = checkpoint.save(tmp_path / "given" / "checkpoints", gan, checkpoint.State(0, "", {}), keep=2)
+    kept = write_checkpoint(tmp_path / "given" / "checkpoints", gan, checkpoint.State(0, "", {}), keep=2)
     for path in (file, kept / "networks.safetensors"):
         content = bytearray(path.read_bytes())
         content[-5] ^= 1

@@ -7,16 +7,13 @@ a function of the seed and `images_seen`.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-import click
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from t2f_dist.training.checkpoints.archive import Archive
 from t2f_dist.training.checkpoints.packed import Packed
 from t2f_dist.training.checkpoints.stored import NETWORKS, OPTIMIZERS, DamagedCheckpoint, Stored, check_header
 from t2f_dist.training.gan import Gan
@@ -147,33 +144,3 @@ def _fill(targets: dict[str, Tensor], stored: dict[str, Tensor], place: str) -> 
         )
     for name, tensor in targets.items():
         tensor.copy_(stored[name])
-
-
-def save(folder: str | Path, gan: Gan, state: State, keep: int = 2) -> Path:
-    """Write a checkpoint at once, and wait for it; its path. One rank calls.
-
-    Raises OSError where the disk is full or gone; then no half checkpoint is left, and the older ones stay.
-    """
-    archive, copy = Archive(folder, keep), Copy()
-    copy.take(gan, state)
-    name = archive.write(state.images_seen, copy.files, copy.body, warn=click.echo)
-    archive.prune()
-    return archive.folder.path / name
-
-
-def load(path: str | Path, gan: Gan) -> State:
-    """Fill `gan` from the folder of a checkpoint. Every rank calls, and reads the file itself.
-
-    Raises ValueError where a file is damaged, or the networks are of other shapes.
-    """
-    path = Path(path)
-    try:
-        stored = Archive(path.parent).read(path.name)
-    except DamagedCheckpoint as error:
-        raise ValueError(f"checkpoint {path} is damaged: {error}") from None
-    return fill(gan, stored, str(path))
-
-
-def found(folder: str | Path) -> list[Path]:
-    """Checkpoints in a local folder, finished and not known to be damaged, the newest first."""
-    return [Path(folder, each.name) for each in Archive(folder).found()]
