@@ -44,16 +44,7 @@ HANGS: dict[str, tuple[str, Fault, str]] = {
 OF_THE_MAIN_RANK: dict[str, tuple[str, Fault, str]] = {
     "grid": ("house", {"at": "t2f_dist.training.run.pictures:Pictures.draw", "images": MID_FADE}, "drawing the grid"),
     "snapshot": ("house", {"at": "t2f_dist.models.snapshot:save", "images": MID_FADE}, "taking a snapshot"),
-    "copy of a checkpoint": (
-        "house",
-        {"at": "t2f_dist.training.checkpoints.saver:Saver.save", "images": MID_FADE},
-        "saving a checkpoint",
-    ),
 }
-# Of a thread beside the training: what waits for it is the next save.
-WRITING: Fault = {"at": "t2f_dist.storage.folder:Folder.write", "call": 2, "images": MID_FADE}
-# Storage has longer than anything else; not here.
-HASTY: Fault = {"kind": "set", "at": "t2f_dist.training.launch.bound:STORAGE_SECONDS", "seconds": BOUND}
 
 
 def bounded(config: Config) -> Config:
