@@ -39,7 +39,8 @@ class Fault:
 
     kind: kill (SIGKILL to itself), stop (SIGSTOP), signal (another, to itself or to the launcher), sleep, raise, nan
         (into a tensor), flip (a bit of a tensor), set (a number of a module, from the start, to `seconds`).
-    at: "module:NAME" for set; "module:Class.method"; or "module:function", of the module that calls it: it may have its own name for it.
+    at: "module:Class.method"; or "module:function", of the module that calls it: it may have its own name for it; or
+        "module:NAME", for set.
     rank: None for all of them.
     call: the first is 1; those before `images` do not count. None for all calls, where `once` is false.
     images: that the loop has counted, at least; None for any, also before the loop.
