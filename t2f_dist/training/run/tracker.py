@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import threading
@@ -26,6 +27,8 @@ QUEUE_MAX = 1000  # messages
 REFUSAL_SECONDS = 5.0  # in which a server that is asked for (`online`) may refuse, and the run does not start
 CLOSE_SECONDS = 30.0  # the end of a run waits no longer, and that of a preempted one
 CLOSE_PREEMPTED_SECONDS = 10.0  # even less: the grace period of most schedulers is 30 s
+# Meant for the training, which then ends this: a scheduler signals every process of a job that is to go.
+NOT_FOR_IT = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 
 
 class Tracker:
@@ -58,7 +61,8 @@ class Tracker:
             "config": recorded(config),
         }
         self._put({"mode": mode, "run": about})
-        threading.Thread(target=self._hand_on, daemon=True).start()
+        self._thread = threading.Thread(target=self._hand_on, daemon=True)
+        self._thread.start()
         self._lines: list[str] = []
         if mode == "online":
             self._wait_for_refusal()
@@ -102,16 +106,22 @@ class Tracker:
         lines += self.news()
         if self._num_dropped:
             lines.append(f"wandb: {self._num_dropped:,} lines were dropped; {self.run}/metrics.jsonl has them all")
-        if self.mode == "offline" and self._ended:
+        if self.mode == "offline" and self._ended and self._complete:
             lines.append(f"wandb: kept offline; to upload: {self._sync('offline-run')}")
+        elif self.mode == "offline":
+            fault = "is not complete" if self._ended else lost
+            has_all = f"{self.run}/metrics.jsonl has all figures"
+            lines.append(f"wandb: what is kept offline {fault}; {has_all}; to upload: {self._sync('offline-run')}")
         elif self.mode and not (self._ended and self._complete):
-            kind = "offline-run" if self.mode == "offline" else "run"
-            lines.append(f"wandb: the upload {lost if not self._ended else 'is not complete'}: {self._sync(kind)}")
+            lines.append(
+                f"wandb: the upload {'is not complete' if self._ended else lost}: {self._sync('run')}; "
+                f"{self.run}/metrics.jsonl has all figures"
+            )
         elif not self.mode and not self._ended:
             lines.append(f"wandb: {lost} before it began; figures are in {self.run}/metrics.jsonl")
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe:
-                _closed(pipe)
+        self._thread.join(1.0)  # it closes the pipe that it writes to: a write that still waits must not be waited for
+        assert self._process.stdout
+        self._process.stdout.close()
         return lines
 
     def _sync(self, kind: str) -> str:
@@ -130,20 +140,21 @@ class Tracker:
             self._changed.notify()
 
     def _hand_on(self) -> None:
-        pipe = self._process.stdin
-        assert pipe
-        while True:
-            with self._changed:
-                while not self._waiting:
-                    self._changed.wait()
-                message = self._waiting.popleft()
-            try:
-                pipe.write((json.dumps(message) + "\n").encode())
-                pipe.flush()
-            except (OSError, ValueError):  # it is gone, or killed: `news` says so
-                return
-            if message.get("kind") == "end":
-                return
+        assert self._process.stdin
+        with self._process.stdin as pipe:
+            while True:
+                with self._changed:
+                    while not self._waiting:
+                        self._changed.wait()
+                    message = self._waiting.popleft()
+                content = memoryview((json.dumps(message) + "\n").encode())
+                try:
+                    while content:
+                        content = content[pipe.write(content) :]
+                except (OSError, ValueError):  # it is gone, or killed: `news` says so
+                    return
+                if message.get("kind") == "end":
+                    return
 
     def _answers(self) -> list[dict[str, Any]]:
         pipe = self._process.stdout
@@ -167,6 +178,8 @@ class Tracker:
         elif "refused" in answer:
             self._ended = self._complete = True
             self._lines.append(f"wandb: {answer['refused']}; so this run is logged without it")
+        elif "lost" in answer:
+            self._lines.append(f"wandb: {answer['lost']}; {self.run}/metrics.jsonl has all figures")
         elif "ended" in answer:
             self._ended, self._complete = True, answer["ended"]
 
@@ -184,17 +197,16 @@ class Tracker:
 
 
 def _started() -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "t2f_dist.training.run.uploader"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,  # wandb keeps logs of its own in RUN/wandb
-        start_new_session=True,  # Ctrl-C in a terminal is meant for the training, which then ends this
-    )
-
-
-def _closed(pipe: Any) -> None:
+    # A mask and not handlers: it holds from the first instruction on, and for what that process starts.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, NOT_FOR_IT)
     try:
-        pipe.close()
-    except (OSError, ValueError):  # what was not handed on any more
-        return
+        return subprocess.Popen(
+            [sys.executable, "-m", "t2f_dist.training.run.uploader"],
+            bufsize=0,  # the lock of a buffer is held while a write waits, and its close would wait for that
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # wandb keeps logs of its own in RUN/wandb
+            start_new_session=True,  # Ctrl-C in a terminal is meant for the training, which then ends this
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -6,16 +6,20 @@ message from its standard input, and answers in JSON lines:
 
     {"mode": ..., "why": ...}      once it has begun; why it is not the mode that was asked for, else null
     {"refused": ...}               instead, where `online` was asked for and wandb says no
-    {"ended": true}                all is written and, if online, uploaded; false: not all in time
+    {"lost": ...}                  when wandb's service has died, once: what may be missing
+    {"ended": true}                all is written and, if online, uploaded; false: not all, or not all in time
+
+Signals that a job gets as a whole are blocked in it by the tracker. wandb's service unblocks some of them, and may be
+killed besides: then it is begun again, under the run's id.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,30 +32,42 @@ from t2f_dist.config.redaction import said
 
 INIT_SECONDS = 15.0  # for an answer by the server, then the run is kept offline; or WANDB_INIT_TIMEOUT
 UPLOAD_SECONDS = 15.0  # after the end, for what is not uploaded yet
+BEGUN_AGAIN_MAX = 10  # times in a launch
 
 
 def main() -> None:
-    # Nothing that wandb prints may stand between the lines of the protocol.
-    answers = os.fdopen(os.dup(1), "w")
+    # Nothing that wandb prints may stand between the lines of the protocol, and none of its processes may hold an end.
+    messages, answers = os.fdopen(os.dup(0), encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
     def answer(**content: Any) -> None:
         print(json.dumps(content), file=answers, flush=True)
 
-    asked = json.loads(sys.stdin.readline())
+    asked = json.loads(messages.readline())
     run, mode, why = _begun(asked)
     if run is None:
         answer(refused=why)
         return
     answer(mode=mode, why=why)
-    for line in sys.stdin:
+    whole, deaths = True, 0
+    for line in messages:
         message = json.loads(line)
         kind = message.pop("kind")
         if kind == "end":
-            answer(ended=_ended(run, message["exit_code"]))
+            answer(ended=_ended(run, message["exit_code"]) and whole)
             return
-        _pass_on(run, kind, message)
+        try:
+            whole &= _passed_on(run, kind, message)
+        except ConnectionError:  # wandb's service is gone, by a signal or for want of memory
+            whole, deaths = False, deaths + 1
+            if deaths == 1:
+                answer(lost="its service has died and is begun again, so the figures of some moments may be missing")
+            if deaths <= BEGUN_AGAIN_MAX:
+                run = _begun_again(asked, mode) or run
+                with suppress(ConnectionError):
+                    _passed_on(run, kind, message)
 
 
 def _end_with(parent: int) -> None:
@@ -75,13 +91,20 @@ def _begun(asked: dict[str, Any]) -> tuple[Any, str, str | None]:
         return _init(asked, mode), mode, why
     except Exception as error:
         why = said(error)
-        if mode == "offline":
+        if mode == "offline" and not isinstance(error, ConnectionError):
             return None, mode, why
-    wandb.teardown()  # its service holds the run's id
+    run = _begun_again(asked, "offline")  # the service held the run's id, or is dead
+    return run, "offline" if run else mode, why if mode != "offline" or run is None else None
+
+
+def _begun_again(asked: dict[str, Any], mode: str) -> Any:
+    """The run, by a new service; None where that does not work."""
+    with suppress(Exception):  # it says that the old one is gone
+        wandb.teardown()
     try:
-        return _init(asked, "offline"), "offline", why
+        return _init(asked, mode)
     except Exception:
-        return None, mode, why
+        return None
 
 
 def _init(asked: dict[str, Any], mode: str) -> Any:
@@ -97,6 +120,8 @@ def _init(asked: dict[str, Any], mode: str) -> Any:
             console="off",
             disable_code=True,  # nor a difference to the last commit: it may hold what nobody meant to publish
             disable_git=True,  # nor the URL of a remote, which may hold a token
+            x_disable_meta=True,  # nor the paths, the command line and the versions of this machine
+            x_save_requirements=False,  # nor what is installed on it
             x_stats_pid=os.getppid(),
         ),
     )
@@ -106,8 +131,11 @@ def _init(asked: dict[str, Any], mode: str) -> Any:
     return run
 
 
-def _pass_on(run: Any, kind: str, message: dict[str, Any]) -> None:
-    """One message. What wandb cannot take is lost to it alone: the run's folder has it."""
+def _passed_on(run: Any, kind: str, message: dict[str, Any]) -> bool:
+    """One message; whether wandb took it. What it cannot take is lost to it alone: the run's folder has it.
+
+    Raises ConnectionError where its service is gone.
+    """
     try:
         if kind == "figures":
             run.log(message["figures"])
@@ -118,8 +146,12 @@ def _pass_on(run: Any, kind: str, message: dict[str, Any]) -> None:
             run.alert(message["title"], message["text"], level=message["level"])
         elif kind == "preempting":
             run.mark_preempting()
+    except ConnectionError:
+        raise
     except Exception as error:
         _note(run, f"{kind}: {type(error).__name__}: {said(error)}")
+        return False
+    return True
 
 
 def _note(run: Any, line: str) -> None:
