@@ -11,11 +11,13 @@ import os
 import sys
 import tempfile
 import time
+import traceback
+from typing import NoReturn
 
 import click
 
 from t2f_dist.config.load import dump, read_yaml, resolve
-from t2f_dist.config.redaction import said
+from t2f_dist.config.redaction import said, without_secrets
 from t2f_dist.config.schema import Config
 from t2f_dist.training.launch import launcher
 from t2f_dist.training.run.status import EXIT_FAILED, EXIT_PREEMPTED
@@ -65,10 +67,18 @@ def main(path: str, overrides: tuple[str, ...], folder: str | None, dry_run: boo
         from t2f_dist.training.run.run_folder import lost_the_others
 
         if not lost_the_others(error):
-            raise
+            _unforeseen()
         click.echo(f"error: rank {os.environ.get('RANK')} lost the others; the first error above says why", err=True)
         sys.exit(EXIT_FAILED)
+    except Exception:
+        _unforeseen()
     sys.exit(0 if finished else EXIT_PREEMPTED)
+
+
+def _unforeseen() -> NoReturn:
+    """A fault of the program: where it is, without secrets that its message may hold."""
+    click.echo(without_secrets(traceback.format_exc()), err=True, nl=False)
+    sys.exit(EXIT_FAILED)
 
 
 def _name_cache() -> None:

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from t2f_dist import train as train_module
 from t2f_dist.config.load import dump
 from t2f_dist.config.redaction import redacted, said
 from t2f_dist.config.schema import Config
+from t2f_dist.train import main as train_command
 from tests.end_to_end.launches import children_of, launch, log_of, status_of
 from tests.training.short_run import checkpoints_in
 from tests.training.small import config
@@ -146,13 +149,30 @@ def test_the_state_of_a_checkpoint_is_json_and_tensors_alone(leaky: Leaky):
 def test_a_plan_and_a_refusal_hold_no_secret(tmp_path: Path):
     path = tmp_path / "run.yaml"
     path.write_text(dump(config("house", Path("x"), tmp_path / "run")))
-    train = [sys.executable, "-m", "t2f_dist.train", "--config", str(path), "--set"]
+    train = ["--config", str(path), "--set"]
     url = f"data.shards=https://user:{CANARY}@127.0.0.1:9/x?token={CANARY}"
-    plan = subprocess.run([*train, url, "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "https://redacted@127.0.0.1:9/x?redacted" in plan.stdout
-    key = subprocess.run([*train, f"wandb.api_key={CANARY}"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert key.returncode == 1 and "unknown key wandb.api_key" in key.stderr
-    assert CANARY not in plan.stdout + plan.stderr + key.stdout + key.stderr
+    plan = CliRunner().invoke(train_command, [*train, url, "--dry-run"])
+    assert plan.exit_code == 0 and "https://redacted@127.0.0.1:9/x?redacted" in plan.output
+    key = CliRunner().invoke(train_command, [*train, f"wandb.api_key={CANARY}"])
+    assert key.exit_code == 1 and "unknown key wandb.api_key" in key.output
+    assert CANARY not in plan.output + key.output
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, KeyError])
+def test_a_fault_of_the_program_is_a_traceback_without_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+):
+    path = tmp_path / "run.yaml"
+    path.write_text(dump(config("house", Path("x"), tmp_path / "run")))
+
+    def fails(config: Config) -> bool:
+        raise kind(f"at https://user:{CANARY}@h/x?token={CANARY}")
+
+    monkeypatch.setattr(train_module, "_train", fails)
+    done = CliRunner().invoke(train_command, ["--config", str(path)])
+    assert done.exit_code == 1
+    assert "Traceback" in done.output and "in fails" in done.output and "https://redacted@h/x?redacted" in done.output
+    assert CANARY not in done.output
 
 
 @pytest.mark.parametrize(
@@ -168,6 +188,21 @@ def test_a_plan_and_a_refusal_hold_no_secret(tmp_path: Path):
         ("AWS_SECRET_ACCESS_KEY: 'CANARY x'", "AWS_SECRET_ACCESS_KEY: redacted"),
         ("x.password = CANARY;", "x.password = redacted;"),
         ("data.max_words=3 keys: a, b", "data.max_words=3 keys: a, b"),
+        ("{'password': 'CANARY'}", "{'password': redacted}"),
+        ('{"AWS_SECRET_ACCESS_KEY": "CANARY"}', '{"AWS_SECRET_ACCESS_KEY": redacted}'),
+        ("X-Api-Key: CANARY", "X-Api-Key: redacted"),
+        ("api-key=CANARY", "api-key=redacted"),
+        ("Authorization: Bearer CANARY", "Authorization: Bearer redacted"),
+        ("{'Authorization': 'Bearer CANARY'}", "{'Authorization': 'Bearer redacted'}"),
+        ("it sent Bearer CANARYCANARY", "it sent Bearer redacted"),
+        ("--token CANARY x", "--token redacted x"),
+        ("HF_TOKEN CANARY", "HF_TOKEN redacted"),
+        ("WANDB_KEY=CANARY", "WANDB_KEY=redacted"),
+        ("AccountKey=CANARY", "AccountKey=redacted"),
+        ("https://u:p@ss/CANARY@host/x", "https://redacted@host/x"),
+        ("4 tokens of the key `run`, a token is a word", "4 tokens of the key `run`, a token is a word"),
+        ("http://localhost:80/a@b/x", "http://localhost:80/a@b/x"),
+        ("http://localhost:80/x and hf://datasets/u/r@main/x", "http://localhost:80/x and hf://datasets/u/r@main/x"),
     ],
 )
 def test_secrets_are_taken_out_of_a_message(text: str, kept: str):

@@ -11,15 +11,23 @@ from typing import Any
 
 MARK = "redacted"  # t2f_dist.storage.url refuses a place that carries it
 
-_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^\s/?#'\"]*@")
+# To the last @ where what follows the first / may still be a password's: user:pass/word@host.
+_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(?:[^\s/?#'\":@]*:(?!\d+/)[^\s'\"]*|[^\s/?#'\"]*)@")
 # Only of the web: in keys of s3, gs and hf ? and # are letters like any other.
 _QUERY = re.compile(r"(https?://[^\s?#'\"]*)[?#][^\s'\"]*", re.IGNORECASE)
-# `wandb.api_key=...`, `AWS_SECRET_ACCESS_KEY: ...`, whoever wrote it and wherever it was put.
-_NAMED = re.compile(
-    r"([\w.-]*(?:api_?key|access_?key|secret|token|password|passwd|credential|signature)[\w.-]*\s*[=:]\s*)"
-    r"(?:'[^']*'|\"[^\"]*\"|[^\s,;'\"}\]]+)",
-    re.IGNORECASE,
+_NAME = (
+    r"(?:api[_-]?key|access[_-]?key|account[_-]?key|private[_-]?key|wandb[_-]?key|secret|token|password|passwd"
+    r"|credential|signature)"
 )
+_VALUE = r"(?:'[^']*'|\"[^\"]*\"|[^\s,;'\"}\]]+)"
+# `wandb.api_key=...`, `AWS_SECRET_ACCESS_KEY: ...`, `{'password': '...'}`, whoever wrote it and wherever it was put.
+_NAMED = re.compile(rf"([\w.-]*{_NAME}[\w.-]*['\"]?\s*[=:]\s*){_VALUE}", re.IGNORECASE)
+# `--token ...`, and `HF_TOKEN ...` as variables are written; not "4 tokens" or "the token is".
+_GIVEN = re.compile(rf"((?:--[\w-]*{_NAME}|\b[A-Z0-9_]*_(?:TOKEN|KEY|SECRET|PASSWORD))\s+)(?![=:]){_VALUE}")
+_HEADER = re.compile(
+    r"(authorization['\"]?\s*[=:]\s*['\"]?(?:(?:bearer|basic|token)\s+)?)[^\s,;'\"}\]]+", re.IGNORECASE
+)
+_BEARER = re.compile(r"(\bBearer\s+)[A-Za-z0-9._~+/=-]{8,}")
 
 
 def redacted(value: Any) -> Any:
@@ -31,6 +39,14 @@ def redacted(value: Any) -> Any:
     return [redacted(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+def without_secrets(text: str) -> str:
+    """`redacted`, and without values of secret names; as it stands else."""
+    text = redacted(text)
+    for pattern in (_HEADER, _BEARER, _NAMED, _GIVEN):
+        text = pattern.sub(rf"\1{MARK}", text)
+    return text
+
+
 def said(message: object) -> str:
-    """A message in one line as it may be printed, logged and kept: `redacted`, and without values of secret names."""
-    return _NAMED.sub(rf"\1{MARK}", redacted(" ".join(str(message).split())))
+    """A message in one line as it may be printed, logged and kept."""
+    return without_secrets(" ".join(str(message).split()))

@@ -188,6 +188,11 @@ def test_a_rollback_forgets_what_came_after(tmp_path: Path):
     assert [line["images"] for line in lines(tmp_path)] == [40, 80, 96]
 
 
+def test_a_line_on_the_console_holds_no_secret(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    Log(tmp_path, settings(tmp_path), 0).say("warning:  shards at https://u:CANARY@h/x?CANARY")
+    assert capsys.readouterr().out == "warning:  shards at https://redacted@h/x?redacted\n"
+
+
 def test_an_alert_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     log = Log(tmp_path, settings(tmp_path), 0)
     log.alert("mode collapse", "faces\nare alike", "ERROR")

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import click
 from PIL import Image
 
-from t2f_dist.config.redaction import said
+from t2f_dist.config.redaction import said, without_secrets
 from t2f_dist.config.schema import Config
 from t2f_dist.training.growth import Phase
 from t2f_dist.training.run.meter import Report
@@ -51,9 +51,9 @@ class Log:
                 self._fails("wandb", error, "this run is logged without it")
 
     def say(self, line: str) -> None:
-        """One line on the console."""
+        """One line on the console, without what may not be written down."""
         with suppress(OSError):  # a console that is a file on a full disk, or a pipe that nobody reads
-            click.echo(line)
+            click.echo(without_secrets(line))
 
     def back_to(self, images_seen: int) -> None:
         """The run goes on from here: what it will write again is forgotten."""
