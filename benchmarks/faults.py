@@ -2,9 +2,9 @@
 
     python -m benchmarks.faults [--chaos runs/chaos.json]
 
-Runs the tests in tests/faults, fast and slow ones, and makes the table of what they saw; `python -m tests.chaos --kills
-50 --seed 0 --out runs/chaos.json` before it gives the table of the random kills. A fault whose test failed is not in it.
-`--record` takes what tests wrote down before, when T2F_FAULTS_RECORD named a file.
+Runs the tests in tests/faults, fast and slow ones, and makes the table of what they saw. Before it, `python -m
+tests.chaos --kills 50 --seed 0 --out runs/chaos.json` gives the table of random kills. A fault whose test failed is not
+in it. `--record` takes what tests wrote down before, when T2F_FAULTS_RECORD named a file.
 """
 
 from __future__ import annotations

@@ -97,12 +97,18 @@ class Pair:
         if not self._ranks:
             self._start()
         try:
-            for _, connection in self._ranks:
-                connection.send_bytes(job)
-        except OSError:  # a rank died between jobs
+            self._send(job)
+        except OSError:  # a rank is gone since the last job: what ended it was no part of this one
+            codes = [process.exitcode for process, _ in self._ranks]
+            print(f"the ranks are started anew: exit codes {codes} between jobs", file=sys.stderr)
             self._kill()
-            raise RankFailure("a rank was gone before the job began; the ranks are started anew", {}) from None
+            self._start()
+            self._send(job)
         return self._gather(timeout, f"{function.__module__}.{function.__qualname__}")
+
+    def _send(self, job: bytes) -> None:
+        for _, connection in self._ranks:
+            connection.send_bytes(job)
 
     def close(self) -> None:
         """Let the ranks leave the group; kill those that do not."""

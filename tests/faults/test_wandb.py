@@ -234,9 +234,8 @@ def begun(run: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Log, int, int]:
     return log, ours, theirs
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow), signal.SIGKILL]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGKILL])
 def test_signals_to_every_process_of_a_job_cost_no_more_than_a_few_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals
 ):

@@ -91,7 +91,7 @@ def _without_a_moment(moments: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
 
 
 def _of_another_shape(moments: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    name = next(name for name in moments if name.endswith("/exp_avg"))
+    name = next(name for name, moment in moments.items() if name.endswith("/exp_avg") and moment.dim() > 1)
     return moments | {name: torch.zeros(1)}
 
 
