@@ -133,7 +133,7 @@ def report(measured: dict[int, list[dict[str, Any]]], rounds: int) -> list[str]:
     first = measured[2][0]
     comparison = section.spread([1000 * each["comparison"] for each in measured[2]])
     return [
-        f"{section.machine()}; {section.medians(rounds, 'launch')}; configs/demo.yaml at 32 px, batch {BATCH},"
+        f"{section.machine()}; {section.medians(rounds)}; configs/demo.yaml at 32 px, batch {BATCH},"
         f" {first['parameters'] / 1e6:.1f} million parameters. Percent of the time of training, at the intervals of"
         " that configuration.",
         "",
