@@ -10,6 +10,8 @@ from t2f_dist.config.load import Section
 from t2f_dist.config.numbers import Fraction, NonNegativeFloat
 
 MODALITIES = ("caption", "speech", "identity")  # in the order in which their embeddings stand side by side
+# Of one layer over a voice; with the bounds of its length and of its frames, what a voice may take in memory.
+Width = Annotated[int, Field(ge=1, le=4096)]
 
 
 class Modality(Section):
@@ -39,24 +41,23 @@ class LogMel(Modality):
     """Voices by convolutions and a recurrent layer over a log-mel spectrogram."""
 
     kind: Literal["log_mel"] = "log_mel"
-    seconds: PositiveFloat = 4.0  # of a longer voice, so much is heard, from a place drawn anew each time
+    # Of a longer voice, so much is heard, from a place drawn anew each time.
+    seconds: Annotated[float, Field(gt=0, le=600)] = 4.0
     num_mels: Annotated[int, Field(ge=1, le=512)] = 40
     window_seconds: PositiveFloat = 0.025
-    hop_seconds: PositiveFloat = 0.01
-    channels: Annotated[tuple[PositiveInt, ...], Field(max_length=8)] = (
-        64,
-        64,
-    )  # a convolution each, which halves the frames
-    hidden_size: PositiveInt = 32  # of the recurrent layer, a direction
+    hop_seconds: Annotated[float, Field(ge=0.001)] = 0.01
+    # A convolution each, which halves the frames.
+    channels: Annotated[tuple[Width, ...], Field(max_length=8)] = (64, 64)
+    hidden_size: Width = 32  # of the recurrent layer, a direction
 
 
 class Waveform(Modality):
     """Voices by strided convolutions over the waveform (SEGAN, 1703.09452; wav2pix, 1903.10195)."""
 
     kind: Literal["waveform"] = "waveform"
-    seconds: PositiveFloat = 1.0  # heard; a shorter voice is masked
+    seconds: Annotated[float, Field(gt=0, le=60)] = 1.0  # heard; a shorter voice is masked
     # A convolution each, at stride 4.
-    channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=8)] = (16, 32, 128, 256, 512, 1024)
+    channels: Annotated[tuple[Width, ...], Field(min_length=1, max_length=8)] = (16, 32, 128, 256, 512, 1024)
     hidden_sizes: Annotated[tuple[PositiveInt, ...], Field(max_length=8)] = (256, 128)  # of the fully connected layers
     size: PositiveInt = 128
     pre_emphasis: Fraction = 0.95

@@ -7,16 +7,34 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from t2f_dist.config.load import Section
 from t2f_dist.config.numbers import NonNegativeInt
 
 RESOLUTIONS = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
+# Channels times pixels of a layer, 1 GiB an image in fp32: a few wide layers take little in a file, and all in memory.
+LAYER_MAX = 2**28
 
 
 class Network(Section):
     channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=len(RESOLUTIONS))]
+
+    @field_validator("channels")
+    @classmethod
+    def _layers_fit(cls, channels: tuple[int, ...]) -> tuple[int, ...]:
+        for width, resolution in zip(channels, RESOLUTIONS, strict=False):
+            if width * resolution**2 > LAYER_MAX:
+                raise ValueError(
+                    f"{width:,} channels at {resolution} pixels are {width * resolution**2:,} numbers an image: give"
+                    f" {LAYER_MAX // resolution**2:,} or fewer there"
+                )
+        return channels
+
+    @property
+    def widest(self) -> int:
+        """Numbers an image of the largest layer: channels times pixels."""
+        return max(width * resolution**2 for width, resolution in zip(self.channels, RESOLUTIONS, strict=False))
 
     @property
     def resolution(self) -> int:

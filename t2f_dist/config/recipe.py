@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from t2f_dist.config.load import Section
+from t2f_dist.config.numbers import SampleRate
 
 # How the corpus stands on the disk; t2f_dist.shard.corpus has a reader for each.
 Layout = Literal["folder", "cub", "hdf5", "celeba", "wav2pix", "webdataset"]
@@ -68,7 +69,7 @@ class AudioRecipe(Section):
     image_column: str = "image"
     audio_column: str | None = None  # None: audio, speech, voice or path, whichever there is
     identity_column: str = "identity"
-    sample_rate_hz: int = Field(default=16_000, ge=1_000, le=192_000)
+    sample_rate_hz: SampleRate = 16_000
     max_seconds: float = Field(default=10.0, gt=0, le=3_600)  # what is longer is cut
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from t2f_dist.config.load import recorded, resolve
+from t2f_dist.config.numbers import SAMPLE_RATES_HZ
 from t2f_dist.config.schema import Config
 from t2f_dist.models.condition import Inputs
 from t2f_dist.models.facts import Facts
@@ -27,6 +28,8 @@ from t2f_dist.models.networks import ConditionalGenerator
 
 FORMAT = "t2f-dist-snapshot"
 VERSION = 2
+DRAWN_MAX = 2**28  # numbers of the largest layer of all faces that are drawn at a time, 1 GiB in fp32; and FACES_MAX
+FACES_MAX = 64
 HEADER_BYTES_MAX = 32 * 2**20  # the longest vocabularies and lists of people have a few
 
 
@@ -55,7 +58,7 @@ class Snapshot:
     resolution: int
     alpha: float
 
-    def draw(self, inputs: Inputs, noise: Sequence[int], seed: int = 0, batch_size: int = 64) -> Tensor:
+    def draw(self, inputs: Inputs, noise: Sequence[int], seed: int = 0, batch_size: int | None = None) -> Tensor:
         """One face for each row, on the CPU. See `draw`."""
         return draw(self.generator, self.config, inputs, noise, self.resolution, self.alpha, seed, batch_size)
 
@@ -69,7 +72,7 @@ def draw(
     resolution: int,
     alpha: float,
     seed: int = 0,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> Tensor:
     """Faces for N conditions -> uint8 [N, 3, R, R] on the CPU.
 
@@ -80,9 +83,11 @@ def draw(
         resolution: in pixels.
         alpha: how far the newest block is faded in, 0 to 1.
         seed: of the noise, 0 or more.
-        batch_size: faces drawn at a time; it changes the speed and the memory, nothing else.
+        batch_size: faces drawn at a time; it changes the speed and the memory, nothing else. None: as many as keep the
+            largest layer within DRAWN_MAX numbers, FACES_MAX at most.
     """
     assert not generator.training
+    batch_size = batch_size or max(1, min(FACES_MAX, DRAWN_MAX // config.generator.widest))
     first = next(generator.parameters())
     images = []
     for start in range(0, len(noise), batch_size):
@@ -184,6 +189,8 @@ def load(path: str | Path) -> Snapshot:
         raise ValueError(f"{path} has a header that cannot be read: {error!r}") from None
     config = resolve(Config, described, source=f"the configuration in {path}")
     try:
+        if facts.sample_rate_hz and facts.sample_rate_hz not in SAMPLE_RATES_HZ:
+            raise ValueError(f"voices of {facts.sample_rate_hz:,} Hz")
         with torch.device("meta"):  # no memory is taken for what a stranger's file merely says
             generator = ConditionalGenerator(config, facts)
         if config.train.precision == "fp64":

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from t2f_dist.config.numbers import SampleRate
 from t2f_dist.config.recipe import ImageRecipe
 from t2f_dist.storage import url
 from t2f_dist.storage.folder import Folder
@@ -145,7 +146,7 @@ class Manifest(Record):
     image_resolution: Annotated[int, Field(ge=4, le=1024)]
     image_format: Literal["jpg", "png", "any"]
     squared: bool = True  # stored as squares of that resolution; else they are brought to it on reading, by the recipe
-    sample_rate_hz: Annotated[int, Field(ge=1_000, le=192_000)] | None  # None: a corpus without voices
+    sample_rate_hz: SampleRate | None  # None: a corpus without voices
     vocabulary: VocabularyFile | None  # None: a corpus without captions
     embedding: Embedding | None = None  # None: shards without caption embeddings
     rejected: RejectedFile

@@ -118,6 +118,11 @@ def test_shipped_configurations_are_valid_and_survive_a_dump(path: Path, tmp_pat
         ("dcgan", f"generator.channels={[8] * 9}", "tuple should have at most 8 items"),
         ("dcgan", f"discriminator.channels={[8] * 9}", "tuple should have at most 8 items"),
         ("msggan", "discriminator.channels=[12, 1]", "discriminator.channels.1 is 1: input should be greater than or"),
+        ("house", "generator.channels=[8, 4194305]", "generator.channels: 4,194,305 channels at 8 pixels"
+         " are 268,435,520 numbers an image: give 4,194,304 or fewer there"),
+        ("both", "condition.speech.channels=[5000]", "condition.speech.channels.0 is 5000: input should be less th"),
+        ("both", "condition.speech.hop_seconds=0.0001", "condition.speech.hop_seconds is 0.0001: input should be gr"),
+        ("wav2pix", "condition.speech.seconds=100", "condition.speech.seconds is 100: input should be less than or"),
         ("house", "condition.caption.num_layers=9", "condition.caption.num_layers is 9: input should be less than or"),
         ("wav2pix", "condition.speech.channels=[]", "condition.speech.channels is []: tuple should have at least 1"),
         ("wav2pix", f"condition.speech.channels={[2] * 9}", "tuple should have at most 8 items"),

@@ -142,7 +142,7 @@ def test_it_learns_who_speaks():
             r"window_seconds 1\.5 is 24000 audio samples .* lower it to 1\.024",
         ),
         (LogMel(num_mels=120), 16000, r"window_seconds 0\.025 .* 120 mel bands apart: raise window_seconds or lower"),
-        (LogMel(hop_seconds=0.00002), 16000, r"hop_seconds 2e-05 .* raise it to 6\.25e-05 or more"),
+        (LogMel(hop_seconds=0.001), 400, r"hop_seconds 0\.001 .* raise it to 0\.0025 or more"),
     ],
 )
 def test_what_cannot_be_heard_is_refused(section: LogMel, rate: int, message: str):
