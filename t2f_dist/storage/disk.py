@@ -68,10 +68,12 @@ class Disk:
         with replacing(there) as temporary:
             shutil.copyfile(path, temporary)
 
-    def write(self, name: str, content: bytes | memoryview) -> None:
+    def write(self, name: str, content: bytes | memoryview, progress: Callable[[int], object] | None = None) -> None:
         there = self.at(name)
         there.parent.mkdir(parents=True, exist_ok=True)
         write_file(there, content)
+        if progress:
+            progress(memoryview(content).nbytes)
 
     def delete(self, name: str) -> None:
         self.at(name).unlink(missing_ok=True)

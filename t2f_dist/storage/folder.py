@@ -103,9 +103,14 @@ class Folder:
         """Put a local file into the folder, whole or not at all, in place of one of the same name."""
         self._files.store(path, name)
 
-    def write(self, name: str, content: bytes | memoryview) -> None:
-        """As `store`, of a file that is in memory."""
-        self._files.write(name, content)
+    def write(self, name: str, content: bytes | memoryview, progress: Callable[[int], object] | None = None) -> None:
+        """As `store`, of a file that is in memory.
+
+        Args:
+            progress: is called with the number of bytes that arrived since it was called last: in S3 after each part of
+                16 MiB, elsewhere at the end.
+        """
+        self._files.write(name, content, progress)
 
     def delete(self, name: str) -> None:
         """Remove a file; nothing happens where there is none."""

@@ -174,13 +174,15 @@ class Remote:
         else:
             self._call(name, "put_file", num_bytes=size, before=(str(path),))
 
-    def write(self, name: str, content: bytes | memoryview) -> None:
+    def write(self, name: str, content: bytes | memoryview, progress: Callable[[int], object] | None = None) -> None:
         self._writable()
         size = memoryview(content).nbytes
         if size > PART_BYTES and url.scheme(self.place) == "s3":
-            self._store_parts(lambda: _Pieces(memoryview(content)), size, name)
-        else:
-            self._call(name, "pipe_file", bytes(content), num_bytes=size)
+            self._store_parts(lambda: _Pieces(memoryview(content)), size, name, progress)
+            return
+        self._call(name, "pipe_file", bytes(content), num_bytes=size)
+        if progress:
+            progress(size)
 
     def delete(self, name: str) -> None:
         self._writable()
@@ -252,14 +254,26 @@ class Remote:
         if (_stamp(after), after["size"]) != (_stamp(before), before["size"]):
             raise OSError(f"{self._shown(name)}: changed while it was fetched")
 
-    def _store_parts(self, opened: Callable[[], "BinaryIO | _Pieces"], size: int, name: str) -> None:
+    def _store_parts(
+        self,
+        opened: Callable[[], "BinaryIO | _Pieces"],
+        size: int,
+        name: str,
+        progress: Callable[[int], object] | None = None,
+    ) -> None:
         try:
-            self._upload(opened, size, name)
+            self._upload(opened, size, name, progress)
         except FileNotFoundError:
             # The answer to the last request was lost: asked again, the store knows the upload no more.
-            self._upload(opened, size, name)
+            self._upload(opened, size, name, progress)
 
-    def _upload(self, opened: Callable[[], "BinaryIO | _Pieces"], size: int, name: str) -> None:
+    def _upload(
+        self,
+        opened: Callable[[], "BinaryIO | _Pieces"],
+        size: int,
+        name: str,
+        progress: Callable[[int], object] | None,
+    ) -> None:
         """A multipart upload: nothing is seen of it before its last request, and nothing stays of one that fails."""
         upload = {"UploadId": self._s3(name, "create_multipart_upload", 0)["UploadId"]}
         length = max(PART_BYTES, -(-size // _PARTS_MAX))
@@ -270,6 +284,8 @@ class Remote:
                     given = {"PartNumber": len(parts) + 1, "Body": content, **upload}
                     tag = self._s3(name, "upload_part", len(content), **given)["ETag"]
                     parts.append({"PartNumber": len(parts) + 1, "ETag": tag})
+                    if progress:
+                        progress(len(content))
             self._s3(name, "complete_multipart_upload", size, MultipartUpload={"Parts": parts}, **upload)
         except BaseException:
             with contextlib.suppress(OSError):  # which would hide what went wrong

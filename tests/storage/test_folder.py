@@ -67,6 +67,11 @@ def test_a_large_file_goes_and_comes_in_blocks(folder: Folder, tmp_path: Path):
     assert (tmp_path / "back").read_bytes() == content
     assert sum(came) == len(content)
     assert max(came) <= 8 << 20 or folder.is_local
+    arrived: list[int] = []
+    folder.write("other", content, arrived.append)
+    assert folder.read("other") == content
+    assert sum(arrived) == len(content)
+    assert max(arrived) <= 16 << 20 or folder.is_local
 
 
 def test_what_is_not_there(folder: Folder, tmp_path: Path):

@@ -80,7 +80,7 @@ class Archive:
         self._device: int | None = None  # of the disk on which a local folder lies
         self._marker: str | None = None  # a file in it, since `open`
         self._writing: str | None = None  # last
-        self._files_done = 0  # since this was made
+        self._files_done = self._bytes_done = 0  # since this was made
         self._unfinished: dict[str, tuple[Entry, ...]] = {}  # as they were when last looked at
         self._saved: dict[tuple[str, str], float | None] = {}  # by name and stamp of state.json
 
@@ -227,7 +227,7 @@ class Archive:
         try:
             for file, content in files.items():
                 self._writing = name
-                self.folder.write(f"{name}/{file}", content)
+                self.folder.write(f"{name}/{file}", content, self._arrived)
                 self._files_done += 1
             self._sync(name)
             self._sync()
@@ -251,15 +251,18 @@ class Archive:
             warn(f"that a checkpoint was saved at {images:,} images is not written down in {self.run} ({error})")
 
     def progress(self) -> tuple[int, ...]:
-        """Numbers that change while a write gets on: of the files that are done, and of bytes in a local folder."""
-        name = self._writing
+        """Numbers that change while a write gets on: files and bytes that are done, and bytes of a local one so far."""
+        name, done = self._writing, (self._files_done, self._bytes_done)
         if name is None or not self.folder.is_local:
-            return (self._files_done,)
+            return done
         try:
             with os.scandir(self.folder.path / name) as entries:
-                return (self._files_done, sum(entry.stat().st_size for entry in entries))
+                return (*done, sum(entry.stat().st_size for entry in entries))
         except OSError:  # it is not there yet, or no more
-            return (self._files_done,)
+            return done
+
+    def _arrived(self, num_bytes: int) -> None:
+        self._bytes_done += num_bytes
 
     def prune(self) -> None:
         """Remove what retention does not keep, and what killed saves left unfinished. One rank calls, while none saves.

@@ -36,8 +36,8 @@ class Saver:
         pause_seconds: for which the last save kept training waiting.
         write_seconds: that the last write took, beside it.
 
-    Where a method waits, it calls `beat` now and then, as long as something moves: files grow, or a try has ended. A
-    write in which nothing does is left to whoever misses the beats.
+    Where a method waits, it calls `beat` now and then, as long as something moves: files grow, parts arrive in S3,
+    files elsewhere, or a try has ended. A write in which nothing does is left to whoever misses the beats.
 
     Args:
         patience_seconds: for which what cannot be written at the end is tried again.
