@@ -33,6 +33,12 @@ def _die(rank: int, world_size: int) -> None:
     dist.barrier()
 
 
+def test_all_that_use_the_pair_run_on_one_worker(request: pytest.FixtureRequest, pair: Pair):
+    if not request.config.getoption("loadgroup", False):
+        pytest.skip("tests are not shared out over workers by groups")
+    assert request.node.nodeid.endswith("@ranks"), "the groups have no effect: each worker has a pair of its own"
+
+
 def test_a_job_runs_in_both_ranks_of_one_group(pair: Pair):
     (first, total0), (second, total1) = pair.run(_summed, 2.5)
     assert total0.item() == total1.item() == 7.5
