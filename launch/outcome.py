@@ -7,14 +7,15 @@ Takes the options of t2f_dist.train and reads status.json in the folder of that 
 0   finished
 74  killed, or failed by what may pass: the same command is worth starting again, a bounded number of times
 75  pre-empted, and saved: the same command goes on
-76  as 74, but the run got further in this launch than it had ever been; never with --job, which counts by itself
+76  as 74, but the run saved more images in this launch than before; never with --job, which counts by itself
 78  failed: something must be mended first
 
 --check       before a launch: reads the configuration. Exit code 78 and a line where it is wrong, else 0 and three
               words: a mark of how the run stands; the seconds after which a launch that hangs has ended by itself;
               finished or open.
 --since MARK  what --check printed before the launch: what was written before says nothing about it.
---job NAME    counts the failures of this job in RUN/failures.json, from the last progress on; being pre-empted is none.
+--job NAME    counts the failures of this job in RUN/failures.json, from the last progress on, which is a checkpoint of
+              more images; being pre-empted is none.
 --failures N  so many failures of the job in a row are worth another start (5).
 
 T2F_LAUNCH in the environment, also of the training, names the scheduler's job: what another one writes is not taken for
@@ -35,6 +36,8 @@ from pathlib import Path
 
 from t2f_dist.config.load import read_yaml, resolve
 from t2f_dist.config.schema import Config
+from t2f_dist.training.checkpoints.last_save import LastSave
+from t2f_dist.training.launch.bound import EXCHANGES_WAIT, longest
 from t2f_dist.training.run import status
 
 # 74, 75 and 78 are EX_IOERR, EX_TEMPFAIL and EX_CONFIG of sysexits.h.
@@ -50,6 +53,7 @@ def main() -> int:
     parser.add_argument("--config", required=True)
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     parser.add_argument("--run")
+    parser.add_argument("--dry-run", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--since", default="")
     parser.add_argument("--job")
@@ -59,6 +63,8 @@ def main() -> int:
         overrides = options.overrides + ([f"run={options.run}"] if options.run else [])
         config = resolve(Config, read_yaml(options.config), overrides, source=options.config)
         run = Path(config.run)
+        if options.dry_run:
+            raise ValueError("--dry-run is no training: python -m t2f_dist.train --config ... --dry-run where you are")
         if options.check:
             code, line = 0, " ".join(check(config))
         else:
@@ -68,7 +74,7 @@ def main() -> int:
                 line += f"; failure {failures} without progress"
                 if failures > options.failures:
                     code, line = MEND, f"{line}, and no more than {options.failures} are tried again"
-            elif code == KILLED and options.since and images_seen(status.read(run)) > images_in(options.since):
+            elif code == KILLED and options.since and images_saved(run) > images_in(options.since):
                 code = FURTHER
     except (ValueError, OSError) as error:
         code, line = MEND, f"failed: {error}"
@@ -79,18 +85,18 @@ def main() -> int:
 def check(config: Config) -> tuple[str, str, str]:
     """A mark, the seconds after which a launch that hangs has ended, and whether there is anything left to train."""
     run = Path(config.run)
-    # Exchanges give up after twice the bound, which is a minute at least while a run begins; then ranks are killed.
-    seconds = 2 * max(config.train.timeout_seconds, 60) + 60
+    # The watchdog ends a rank before, but for one whose exchanges alone give up; then ranks are killed.
+    seconds = round(EXCHANGES_WAIT * longest(config.train.timeout_seconds)) + 60
     return mark(run), str(seconds), "finished" if is_complete(status.read(run), config.total_images) else "open"
 
 
 def mark(run: Path) -> str:
-    """Of how the run stands: the images it has seen, and a hash, for clocks of several hosts cannot be compared."""
+    """Of how the run stands: the images that are saved, and a hash, for clocks of several hosts cannot be compared."""
     try:
         content = (run / "status.json").read_bytes()
     except OSError:
         content = b""
-    return f"{images_seen(status.read(run))}-{hashlib.sha256(content).hexdigest()[:16]}"
+    return f"{images_saved(run)}-{hashlib.sha256(content).hexdigest()[:16]}"
 
 
 def images_in(mark: str) -> int:
@@ -101,6 +107,12 @@ def images_in(mark: str) -> int:
 def images_seen(known: dict[str, object]) -> int:
     number = known.get("images_seen")
     return number if isinstance(number, int) else 0
+
+
+def images_saved(run: Path) -> int:
+    """At the newest checkpoint that was written: what was trained after it is trained again, and is no progress."""
+    saved = LastSave.read(run)
+    return saved.images if saved else 0
 
 
 def is_complete(known: dict[str, object], total_images: int) -> bool:
@@ -114,8 +126,8 @@ def judge(run: Path, total_images: int, since: str = "") -> tuple[int, str]:
     since: a mark of before the launch.
     """
     known = status.read(run)
-    if not known and not os.path.lexists(run / "status.json"):
-        return MEND, f"failed: nothing was written into {run}: see the first error above"
+    if not known and not os.path.lexists(run / "status.json"):  # the configuration was checked before
+        return KILLED, f"killed: nothing was written into {run}: see the first error above"
     if not known:
         return KILLED, f"killed: {run}/status.json cannot be read"
     outcome, reason = known.get("outcome"), known.get("reason")
@@ -150,17 +162,20 @@ def is_held(run: Path) -> bool:
 
 
 def count(run: Path, job: str) -> int:
-    """Write down one more failure of the job; how many there are since the run last got further."""
+    """Write down one more failure of the job; how many there are since the run last saved more images than ever.
+
+    Raises OSError where there is no folder of the run, and none can be made.
+    """
     path = run / "failures.json"
-    images = images_seen(status.read(run))
-    try:
+    images, failures = images_saved(run), 1
+    with suppress(OSError, ValueError, KeyError, TypeError):
         before = json.loads(path.read_text())
-        same = before["job"] == job and before["images_seen"] >= images
-        failures = before["failures"] + 1 if same else 1
-    except (OSError, ValueError, KeyError, TypeError):
-        failures = 1
+        if before["job"] == job:
+            failures = before["failures"] + 1 if images <= before["images_saved"] else 1
+            images = max(images, before["images_saved"])
+    run.mkdir(parents=True, exist_ok=True)  # of a launch that died before it could
     with suppress(OSError):  # a full disk, maybe the failure itself, must not make it one that is to be mended
-        path.write_text(json.dumps({"job": job, "images_seen": images, "failures": failures}) + "\n")
+        path.write_text(json.dumps({"job": job, "images_saved": images, "failures": failures}) + "\n")
     return failures
 
 

@@ -63,15 +63,13 @@ def main(path: str, overrides: tuple[str, ...], folder: str | None, dry_run: boo
 
             note_failure(config, error, started)  # of before the folder was held: an older outcome must not stand
         sys.exit(EXIT_FAILED)
-    except RuntimeError as error:
-        from t2f_dist.training.run.run_folder import lost_the_others
+    except Exception as error:
+        from t2f_dist.training.run.failure import in_words, is_foreseen
 
-        if not lost_the_others(error):
+        if not is_foreseen(error):
             _unforeseen()
-        click.echo(f"error: rank {os.environ.get('RANK')} lost the others; the first error above says why", err=True)
+        click.echo(f"error: {said(in_words(error, os.environ.get('RANK', '0')))}", err=True)
         sys.exit(EXIT_FAILED)
-    except Exception:
-        _unforeseen()
     sys.exit(0 if finished else EXIT_PREEMPTED)
 
 

@@ -32,11 +32,10 @@ fi
 told=""
 trap 'told=yes' TERM
 # The launcher ignores SIGUSR1, also as its ranks start: they set handlers of their own.
-# Which pod holds the store where they meet is said, not guessed; pods may come minutes apart.
-index="${JOB_COMPLETION_INDEX:-0}"
+# Pods may come hours apart, where nodes are scarce: they wait for each other, for that is no failure.
 (
     trap "" USR1
-    exec accelerate launch --machine_rank "$index" --rdzv_conf "is_host=$((index == 0)),read_timeout=300" "$@"
+    exec accelerate launch --machine_rank "${JOB_COMPLETION_INDEX:-0}" --rdzv_conf timeout=86400 "$@"
 ) &
 launcher=$!
 
@@ -49,16 +48,20 @@ while kill -0 "$launcher" 2>/dev/null; do
         continue
     fi
     # The launcher's children are its ranks; more than once, since ranks that are starting have no ear yet.
+    found=0
     for children in "/proc/$launcher/task/"*/children; do
-        read -r -a ranks <"$children" 2>/dev/null || true
+        ranks=()
+        read -r -a ranks 2>/dev/null <"$children" || true
         ((${#ranks[@]} == 0)) || kill -USR1 "${ranks[@]}" 2>/dev/null || true
+        found=$((found + ${#ranks[@]}))
     done
     for _ in {1..10}; do
         kill -0 "$launcher" 2>/dev/null || break
         sleep 0.5
     done
     # Saved, but the launcher restarts ranks that leave, now in vain; rank 0 had time for its last words.
-    if ((++rounds > 1)) && [[ $(outcome --since "$began") == preempted:* ]]; then
+    # One without ranks still waits for other pods.
+    if ((++rounds > 1)) && { ((found == 0)) || [[ $(outcome --since "$began") == preempted:* ]]; }; then
         kill -TERM "$launcher" 2>/dev/null || true
     fi
 done

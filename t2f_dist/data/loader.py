@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
@@ -31,6 +33,7 @@ from t2f_dist.data.stream import StreamedSamples, check, is_stream
 from t2f_dist.storage import url
 from t2f_dist.storage.cache import Cache
 
+CLOSE_SECONDS = 2.0  # for loader processes to end by themselves
 PREFETCH_FACTOR = 2  # batches that are asked of a loader process at a time
 
 
@@ -150,8 +153,8 @@ def batches(
     gets a line: a batch is a function of its position, so the stream is the same. Tars without an index go on in
     another order, as in a run that resumes.
 
-    Raises ValueError where samples cannot be read, as `Samples` does, also from a loader process; and where loader
-    processes are killed again and again.
+    Raises what `Samples` does where samples cannot be read, in one line also from a loader process: ValueError, and
+    OSError where storage fails; and ValueError where loader processes are killed again and again.
     """
     unread, bound = Unread(steps), workers.Bound()
     streamed = isinstance(samples, StreamedSamples)
@@ -168,6 +171,9 @@ def batches(
                 return
             careful = False
         except workers.LostWorkers as lost:
+            if not unread.asked:  # it had nothing left to do
+                careful = False
+                continue
             images_seen = unread.asked[0][0]
             bound.add(lost, images_seen)
             # One process took others' batches with it, and which sample did that is not known. A stream reads others.
@@ -227,21 +233,52 @@ def _read(
             hearing.waiting = False
         lost = _ended(processes, error) if isinstance(error, Exception) else None
         # What frames hold would keep the loader processes, which no signal ends: Python would wait for them.
-        loading = None
-        traceback.clear_frames(error.__traceback__)
+        with _impatient(processes):
+            loading = None
+            traceback.clear_frames(error.__traceback__)
         if lost:
             raise lost from None
         if not isinstance(error, ValueError | OSError):
             raise
-        # From a process it comes with its traceback: the last line says it.
-        *_, line = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(line.removeprefix("ValueError: ")) from None
+        raise _in_a_line(error) from None
     finally:
-        loading = None  # ends its processes
+        with _impatient(processes):
+            loading = None  # ends its processes
         if hearing:
             hearing.close()
         if prefetch:
             prefetch.close()
+
+
+@contextmanager
+def _impatient(processes: Collection[BaseProcess]) -> Iterator[None]:
+    """While loader processes are ended: those that take CLOSE_SECONDS are killed.
+
+    torch waits five seconds for each in turn, such as one that fetches, and then asks it to end by a signal that it
+    does not hear. A run that is told to go has half a minute.
+    """
+    timer = threading.Timer(CLOSE_SECONDS, lambda: [process.kill() for process in processes])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+
+
+def _in_a_line(error: ValueError | OSError) -> ValueError | OSError:
+    """What a loader process raised comes with its traceback: the last line says it.
+
+    Where storage fails it stays an OSError, for that may pass.
+    """
+    *_, line = str(error).strip().splitlines() or [type(error).__name__]
+    kind = type(error)
+    for name in (kind.__qualname__, f"{kind.__module__}.{kind.__qualname__}"):
+        line = line.removeprefix(f"{name}: ")
+    if not isinstance(error, OSError):
+        return ValueError(line)
+    return next((kept(line) for kept in (FileNotFoundError, PermissionError) if isinstance(error, kept)), OSError(line))
 
 
 def _ended(processes: Collection[BaseProcess], error: Exception) -> workers.LostWorkers | None:
@@ -267,4 +304,4 @@ def _leave_signals_to_the_rank(worker: int) -> None:
 
     Blocked, not ignored: torch puts a handler of its own over what is ignored.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1})

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 from t2f_dist.storage import patience, url
 from t2f_dist.storage.disk import Entry, checked
 from t2f_dist.storage.patience import Patience
+from t2f_dist.storage.pieces import Pieces
 
 BLOCK_BYTES = 8 << 20  # of one request of a file that is fetched
 BLOCKS = 4  # such requests at the same time, which take some 70 MB
@@ -178,7 +179,7 @@ class Remote:
         self._writable()
         size = memoryview(content).nbytes
         if size > PART_BYTES and url.scheme(self.place) == "s3":
-            self._store_parts(lambda: _Pieces(memoryview(content)), size, name, progress)
+            self._store_parts(lambda: Pieces(memoryview(content)), size, name, progress)
             return
         self._call(name, "pipe_file", bytes(content), num_bytes=size)
         if progress:
@@ -256,7 +257,7 @@ class Remote:
 
     def _store_parts(
         self,
-        opened: Callable[[], "BinaryIO | _Pieces"],
+        opened: Callable[[], BinaryIO | Pieces],
         size: int,
         name: str,
         progress: Callable[[int], object] | None = None,
@@ -269,7 +270,7 @@ class Remote:
 
     def _upload(
         self,
-        opened: Callable[[], "BinaryIO | _Pieces"],
+        opened: Callable[[], BinaryIO | Pieces],
         size: int,
         name: str,
         progress: Callable[[int], object] | None,
@@ -346,24 +347,6 @@ def _timed(system: Any, method: str, seconds: float, *values: Any, **named: Any)
     if error is not None:
         raise error
     return found
-
-
-@dataclass
-class _Pieces:
-    """What is in memory, read as a file is, without a copy of the whole."""
-
-    content: memoryview
-    start: int = 0
-
-    def read(self, length: int) -> bytes:
-        self.start += length
-        return bytes(self.content[self.start - length : self.start])
-
-    def __enter__(self) -> "_Pieces":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.content.release()
 
 
 @dataclass

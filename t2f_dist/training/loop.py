@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from functools import partial
 
 import click
 
@@ -118,7 +119,8 @@ class Training:
     def _begin(self, gan: Gan) -> int:
         """Fill the networks from the newest checkpoint. Returns the images seen."""
         self.watchdog.enter("resuming", 0)
-        images_seen = resume(self.archive, gan, self.config, self.fingerprint, self.ranks)
+        beat = partial(self.watchdog.enter, "resuming", 0)
+        images_seen = resume(self.archive, gan, self.config, self.fingerprint, self.ranks, beat)
         begun_with = [] if images_seen else warm_start(gan, self.config, corpus(self.samples))
         if self.ranks.is_main and images_seen < self.growth.total_images:
             if self.journal is None:
@@ -173,6 +175,8 @@ class Training:
                     report = meter.report()  # all ranks: one reduction
                     _check(report, images_seen - first_images, config, self.samples.remedy)
                     if journal:
+                        if self.samples.remote:
+                            enter(FETCHING, images_seen)  # the samples whose scores are written may have to come
                         journal.write(gan, phase, images_seen, report, self.saver)
                 if journal and (due(config.log.grid_every_images, before, size) or last):
                     enter("drawing the grid", images_seen)
@@ -197,7 +201,8 @@ class Training:
         finally:
             stream.close()  # ends the loader processes
             if self.saver:
-                self.saver.close()
+                enter("saving a checkpoint", images_seen)
+                self.saver.close(lambda: enter("saving a checkpoint", images_seen))
         self._say_end(stopped, self.saved_at)
         return stopped
 

@@ -1,5 +1,6 @@
 """Loader processes that are killed: the stream goes on as if nothing had been, or ends with a line."""
 
+import errno
 import os
 import signal
 import time
@@ -13,9 +14,11 @@ import pytest
 from t2f_dist.config.schema import Config
 from t2f_dist.data import workers
 from t2f_dist.data.dataset import Samples
-from t2f_dist.data.loader import batches, open_samples
+from t2f_dist.data.loader import CLOSE_SECONDS, batches, open_samples
+from t2f_dist.storage.patience import Denied, Unreachable
 from t2f_dist.storage.url import local
 from t2f_dist.training.growth import Growth
+from t2f_dist.training.run.failure import worth_a_retry
 from tests.data.test_loader import assert_equal, joined, settings, stream
 from tests.data.test_remote import remote
 from tests.data.test_stream import settings as streamed
@@ -117,6 +120,73 @@ def test_a_sample_that_always_kills_its_reader_ends_it_with_a_line(mixed_shards,
     assert len(read) == 2 and workers.IN_A_ROW <= len(said) <= workers.IN_A_ROW + 2
     line = f"was killed by {number.name}, as the kernel does where {why}, 4 in a row at 16 images: {remedy}"
     assert line in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize(
+    ("error", "kind", "line"),
+    [
+        (OSError(errno.ESTALE, "Stale file handle", "x.tar"), OSError, "[Errno 116] Stale file handle: 'x.tar'"),
+        (Unreachable("s3://b/x: given up after 5 tries"), OSError, "s3://b/x: given up after 5 tries"),
+        (Denied("s3://b/x: access denied"), PermissionError, "s3://b/x: access denied"),
+        (FileNotFoundError("no such file: x.tar"), FileNotFoundError, "no such file: x.tar"),
+        (ValueError("x.tar is no tar"), ValueError, "x.tar is no tar"),
+    ],
+)
+def test_what_cannot_be_read_is_a_line_that_says_whether_it_may_pass(
+    mixed_shards: Path, monkeypatch, num_workers: int, error: Exception, kind: type[Exception], line: str
+):
+    """A store that is away is worth another start, and what is missing is not: by the kind of the error."""
+    samples = open_samples(settings("house", mixed_shards))
+
+    def failing(requests):
+        raise error
+
+    monkeypatch.setattr(samples, "batch", failing)
+    with reading(settings("house", mixed_shards), [], num_workers, samples) as (made, _), pytest.raises(kind) as raised:
+        next(made)
+    assert type(raised.value) is kind and str(raised.value) == line
+    assert worth_a_retry(raised.value) == (kind is OSError)
+
+
+def test_processes_that_are_in_the_middle_of_something_hold_up_no_end(mixed_shards: Path, monkeypatch):
+    """As in a slow fetch: torch would wait five seconds for each, and a job that must go has thirty in all."""
+    samples = open_samples(settings("house", mixed_shards))
+    batch = samples.batch
+
+    def slow(requests):
+        if requests[0][0] >= 8:
+            time.sleep(60)
+        return batch(requests)
+
+    monkeypatch.setattr(samples, "batch", slow)
+    with reading(settings("house", mixed_shards), [], 2, samples) as (made, _):
+        next(made)
+        started = time.monotonic()
+    assert time.monotonic() - started < CLOSE_SECONDS + 2
+
+
+def test_a_process_that_is_lost_with_nothing_left_to_do_costs_nothing(mixed_shards: Path, monkeypatch):
+    """After two losses batches are asked for one by one, and the third comes when the last of them is out."""
+    config = settings("house", mixed_shards)
+    samples, steps = open_samples(config), list(Growth(config.stages).steps(0))[:4]
+    whole = list(batches(samples, steps, 0, 1, 0))
+    lost, rounds = _lost(), []
+
+    def read(samples, steps, rank, world_size, num_workers, *rest):
+        rounds.append(num_workers)
+        for number, step in enumerate(steps):
+            if len(rounds) <= 2 and number == 1:
+                raise lost
+            yield whole[step[0] // step[1]]
+        if len(rounds) == 3:
+            raise lost
+
+    monkeypatch.setattr("t2f_dist.data.loader._read", read)
+    said: list[str] = []
+    found = list(batches(samples, steps, 0, 1, 2, warn=said.append))
+    assert_equal([joined((batch,)) for batch in found], [joined((batch,)) for batch in whole])
+    assert rounds == [2, 2, 1, 2] and len(said) == 2
 
 
 def test_so_do_many_losses_within_few_batches(mixed_shards: Path):

@@ -264,6 +264,32 @@ def test_an_array_of_shares_is_the_build_of_one_although_a_task_is_requeued(clus
 
 
 @pytest.mark.slow
+def test_the_last_task_of_an_array_comes_back_alone(cluster, tmp_path):
+    """Its number is that of the whole array, too."""
+    from t2f_dist.portraits.corpus import write_corpus
+
+    write_corpus(tmp_path / "corpus", num=2000, resolution=32, seed=0, workers=1)
+    recipe = {"faces": str(tmp_path / "corpus" / "faces"), "captions": str(tmp_path / "corpus" / "captions.jsonl")}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(recipe | {"samples_per_shard": 5, "image": {"resolution": 32}}))
+    out = tmp_path / "shards"
+    job = cluster.submit(
+        "--array=0-1", f"--output={tmp_path}/%a.log", "launch/slurm/shard.sbatch", str(path), f"--out={out}"
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "1.log").exists() or len(list((out / ".build").glob("*"))) < 5:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    cluster.call("scancel", "--batch", "--signal=USR1", f"{job}_1")
+    for task in range(2):
+        assert cluster.wait(f"{job}_{task}")["JobState"] == "COMPLETED", (tmp_path / f"{task}.log").read_text()
+    assert [cluster.job(f"{job}_{task}")["Restarts"] for task in range(2)] == ["0", "1"]
+    assert "requeued: the task goes on" in (tmp_path / "1.log").read_text()
+    assert len(list(out.glob("*.tar"))) == 400 and (out / "manifest.json").exists()
+    record("SIGUSR1 to the last task of an array", "comes back alone, and finishes", None)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("array", "option", "says"),
     [("3", "--workers=1", "T2F_PARTS"), ("0-1", "--overwrite", "begins anew"), ("0-1", "--part=1/8", "T2F_PARTS")],

@@ -100,8 +100,11 @@ def test_a_pod_that_is_evicted_is_no_failure_and_is_replaced_when_it_is_gone(nam
     ]
     assert spec["podReplacementPolicy"] == "Failed"
     assert pod_of(name)["restartPolicy"] == "Never", "a podFailurePolicy wants it"
-    each = 10 if name == "train.yaml" else 5  # an incident costs a failure of each pod of a run, and one share of many
-    assert spec["backoffLimit"] >= each * spec["completions"]
+    if name == "train.yaml":  # an incident costs a failure of each pod of a run
+        assert spec["backoffLimit"] >= 10 * spec["completions"]
+    else:
+        assert "backoffLimit" not in spec and spec["backoffLimitPerIndex"] >= 5
+    assert "onPodConditions" in spec["podFailurePolicy"]["rules"][0], "the first rule that fits decides"
 
 
 def test_the_status_says_of_which_job_it_is():

@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "launch").glob("*.yaml"))
@@ -76,9 +78,20 @@ def test_accelerate_reads_it(path: Path):
     assert config.mixed_precision == "no", "precision changes the weights: it belongs in configs/"
     assert config.num_processes % config.num_machines == 0
     if config.num_machines > 1:
-        assert (config.rdzv_backend, config.same_network) == ("c10d", False)
+        assert not config.same_network
     else:
         assert config.main_process_port == 0
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+def test_what_it_says_is_what_the_launcher_does(path: Path):
+    """accelerate overlooks what a file says where the command line has a default of its own, such as rdzv_backend."""
+    args, _, _ = _validate_launch_command(
+        launch_command_parser().parse_args(["--config_file", str(path), "program.py"])
+    )
+    told = yaml.safe_load(path.read_text())
+    same = {"num_machines", "num_processes", "main_process_port", "rdzv_backend", "same_network", "use_cpu", "debug"}
+    assert {key: getattr(args, key) for key in same & told.keys()} == {key: told[key] for key in same & told.keys()}
 
 
 def test_the_readme_names_every_file_and_no_other():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from t2f_dist.training.checkpoints.last_save import LastSave
 from t2f_dist.training.run import run_folder, status
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,8 +53,20 @@ def test_what_was_written_before_the_launch_says_nothing_of_it(tmp_path, written
     assert outcome.judge(tmp_path, TOTAL, before)[0] == outcome.PREEMPTED
 
 
-def test_a_run_that_was_never_begun_is_not_begun_again(tmp_path):
-    assert outcome.judge(tmp_path, TOTAL)[0] == outcome.MEND
+def test_a_launch_that_died_before_it_could_write_is_worth_another(tmp_path):
+    """Nothing that is to be mended: the configuration was read before. Its failures are counted too."""
+    run = tmp_path / "not" / "there"
+    code, line = outcome.judge(run, TOTAL)
+    assert code == outcome.KILLED and "nothing was written" in line
+    assert [told(run, "--job", "7", "--failures", "2")[0] for _ in range(3)] == [
+        outcome.KILLED, outcome.KILLED, outcome.MEND
+    ]  # fmt: skip
+
+
+def test_where_no_folder_can_be_made_somebody_must_mend_it(tmp_path):
+    (tmp_path / "file").touch()
+    code, line = told(tmp_path / "file" / "run", "--job", "7")
+    assert code == outcome.MEND and line.startswith("failed: ") and "file" in line
 
 
 def test_a_status_that_cannot_be_read_is_another_matter(tmp_path):
@@ -94,14 +107,25 @@ def test_a_run_in_the_hands_of_another_job_is_refused_and_a_dead_one_is_not(tmp_
 
 
 def test_failures_of_a_job_count_until_the_run_gets_further(tmp_path):
-    status.write(tmp_path, "running", "training", images_seen=100)
+    LastSave(100, "there").write(tmp_path)
     assert [outcome.count(tmp_path, "7") for _ in range(3)] == [1, 2, 3]
     assert outcome.count(tmp_path, "8") == 1  # another job
     assert outcome.count(tmp_path, "8") == 2
-    status.write(tmp_path, "running", "training", images_seen=101)
+    LastSave(101, "there").write(tmp_path)
     assert outcome.count(tmp_path, "8") == 1
     (tmp_path / "failures.json").write_text("{")  # half written when the node died
     assert outcome.count(tmp_path, "8") == 1
+
+
+def test_what_is_trained_again_and_again_is_no_progress(tmp_path):
+    """A run that dies here and there before its next checkpoint, or falls back to an older one."""
+    LastSave(100, "there").write(tmp_path)
+    for number, seen in enumerate((140, 110, 130, 105, 150), start=1):
+        status.write(tmp_path, "running", "training", images_seen=seen)
+        assert outcome.count(tmp_path, "7") == number
+    for number, saved in enumerate((90, 100, 95), start=6):
+        LastSave(saved, "there").write(tmp_path)
+        assert outcome.count(tmp_path, "7") == number
 
 
 def test_a_failure_that_cannot_be_counted_is_still_worth_another_start(tmp_path):
@@ -113,9 +137,9 @@ def test_a_failure_that_cannot_be_counted_is_still_worth_another_start(tmp_path)
 def test_a_failure_further_than_ever_has_a_code_of_its_own(tmp_path):
     status.write(tmp_path, "failed", "rank 1 was lost", retry=True, images_seen=5)
     before = outcome.mark(tmp_path)
-    status.write(tmp_path, "failed", "rank 0 was lost", retry=True, images_seen=5)
-    assert told(tmp_path, "--since", before)[0] == outcome.KILLED
     status.write(tmp_path, "failed", "rank 0 was lost", retry=True, images_seen=6)
+    assert told(tmp_path, "--since", before)[0] == outcome.KILLED
+    LastSave(6, "there").write(tmp_path)
     assert told(tmp_path, "--since", before)[0] == outcome.FURTHER
 
 
@@ -137,5 +161,10 @@ def test_check_reads_the_configuration_alone(tmp_path, setting, code):
     found, line = told(tmp_path / "run", "--check", "--set", setting)
     assert found == code and ("seed" in line) == bool(code)
     if not code:
-        assert line.split()[1:] == ["660", "open"]  # twice the bound of 300 s, and a minute
+        assert line.split()[1:] == ["1860", "open"]  # twice the longest bound of 900 s, and a minute
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_is_no_job(tmp_path):
+    code, line = told(tmp_path, "--check", "--dry-run")
+    assert code == outcome.MEND and "--dry-run is no training" in line

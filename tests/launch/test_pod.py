@@ -98,6 +98,19 @@ def test_a_pod_that_was_lost_at_the_end_of_a_run_waits_for_nobody(tmp_path):
     assert (tmp_path / "log").read_text() == "finished: nothing is left to train\n"
 
 
+def test_a_pod_that_waits_for_another_leaves_when_it_is_told_to(portrait_shards, tmp_path):
+    """And nothing is to be mended, though nothing was written yet: the next pod waits again."""
+    settings, log = SHORT | {"data.shards": str(portrait_shards)}, tmp_path / "log"
+    with pod(arguments(tmp_path / "run", settings, _free_port(), 2), 0, log) as process:
+        deadline = time.monotonic() + 60
+        while len(_below(process.pid)) < 1 or time.monotonic() < deadline - 52:  # the launcher is up, and waits
+            assert time.monotonic() < deadline and process.poll() is None, log.read_text()
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(40) == outcome.KILLED, log.read_text()
+    assert "nothing was written" in log.read_text()
+
+
 @pytest.mark.slow
 def test_one_pod_of_two_is_evicted_and_both_go_on(portrait_shards, tmp_path):
     settings = SHORT | {"data.shards": str(portrait_shards)}

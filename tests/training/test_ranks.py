@@ -7,17 +7,34 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from t2f_dist.training.growth import Phase
+from t2f_dist.training.launch import ranks as module
 from t2f_dist.training.launch.place import WAITS, WORKS, standing
 from t2f_dist.training.launch.ranks import LAUNCHER_KILLED, Agreement, Ranks
 from tests.ranks import Pair
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_gpus_that_torch_cannot_use_are_no_reason_to_train_on_the_cpu(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(module, "DEVICES", tmp_path)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (tmp_path / "nvidiactl").touch()
+    Ranks(30)  # a container sees the driver, and has no GPU
+    (tmp_path / "nvidia0").touch()
+    with pytest.raises(ValueError, match=r"torch .* cannot use the GPUs of this machine: .*driver .*CUDA \d+\.\d"):
+        Ranks(30)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # as launch/cpu.yaml does
+    Ranks(30)
 
 
 def _numbers(rank: int, world_size: int):
@@ -92,6 +109,7 @@ def _signalled(rank: int, world_size: int, victims: dict[int, list[str]], at: in
         ({0: ["SIGTERM"]}, "SIGTERM"),
         ({1: ["SIGUSR1"]}, "SIGUSR1"),
         ({1: ["SIGINT"]}, "SIGINT"),
+        ({0: ["SIGHUP"]}, "SIGHUP"),
         ({0: ["SIGTERM", "SIGTERM"], 1: ["SIGTERM"]}, "SIGTERM"),
     ],
 )
@@ -140,9 +158,10 @@ def test_ranks_at_different_places_of_the_schedule_are_noticed(pair: Pair, phase
         assert f"at different places of the schedule; rank {rank} is at {[8, images][rank]} images" in text
 
 
-def _seen_in_an_agreement(rank: int, world_size: int) -> set[tuple[str, str]]:
-    """What a thread saw of the main thread, which waits for rank 1's first question: states and innermost functions."""
-    agreement, main, seen, done = Agreement(Ranks(30)), threading.get_ident(), set(), threading.Event()
+@contextmanager
+def watched() -> Iterator[set[tuple[str, str]]]:
+    """-> what a thread sees of the main thread meanwhile: states and innermost functions."""
+    main, seen, done = threading.get_ident(), set(), threading.Event()
 
     def look() -> None:
         while not done.is_set():
@@ -153,15 +172,35 @@ def _seen_in_an_agreement(rank: int, world_size: int) -> set[tuple[str, str]]:
     watcher = threading.Thread(target=look)
     watcher.start()
     try:
-        for step in range(3):
-            if rank == 1 and step == 0:
-                time.sleep(0.3)
-            agreement.stop(8 * step, HERE)
-        agreement.settle()
+        yield seen
     finally:
         done.set()
         watcher.join()
+
+
+def _seen_in_an_agreement(rank: int, world_size: int) -> set[tuple[str, str]]:
+    """Of a rank that waits for rank 1's first question."""
+    agreement = Agreement(Ranks(30))
+    try:
+        with watched() as seen:
+            for step in range(3):
+                if rank == 1 and step == 0:
+                    time.sleep(0.3)
+                agreement.stop(8 * step, HERE)
+            agreement.settle()
+    finally:
         agreement.close()
+    return seen
+
+
+def _seen_in_a_first_pass(rank: int, world_size: int) -> set[tuple[str, str]]:
+    """Of a rank that waits for rank 1 in the second pass of wrapped layers, before which their buckets are agreed."""
+    layers = DistributedDataParallel(torch.nn.Linear(4, 4), broadcast_buffers=False)
+    layers(torch.ones(2, 4)).sum().backward()
+    if rank == 1:
+        time.sleep(0.3)
+    with watched() as seen:
+        layers(torch.ones(2, 4)).sum().backward()
     return seen
 
 
@@ -169,6 +208,12 @@ def test_a_rank_in_an_agreement_is_seen_to_wait_for_the_others(pair: Pair):
     waiting, _ = pair.run(_seen_in_an_agreement)
     assert (WAITS, "_exchange") in waiting
     assert (WORKS, "_exchange") not in waiting
+
+
+def test_a_rank_before_its_first_step_is_seen_to_wait_for_the_others(pair: Pair):
+    waiting, _ = pair.run(_seen_in_a_first_pass)
+    assert (WAITS, "_pre_forward") in waiting
+    assert (WORKS, "_pre_forward") not in waiting
 
 
 ORPHAN = """

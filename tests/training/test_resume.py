@@ -12,7 +12,7 @@ from t2f_dist.training.checkpoints.resume import differences, resume
 from t2f_dist.training.launch.ranks import Ranks
 from t2f_dist.training.loop import train
 from t2f_dist.training.run import status
-from t2f_dist.training.run.run_folder import worth_a_retry
+from t2f_dist.training.run.failure import worth_a_retry
 from tests.training.short_run import unequal, untrained, write_checkpoint
 from tests.training.small import config
 

@@ -1,11 +1,17 @@
 """Which checkpoints stay, whatever the clocks say."""
 
+from pathlib import Path
+from typing import Any
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t2f_dist.training.checkpoints.archive import Archive
+from t2f_dist.storage.disk import Disk
+from t2f_dist.training.checkpoints import stored
+from t2f_dist.training.checkpoints.archive import DAMAGED, Archive
 from t2f_dist.training.checkpoints.retention import Kept, superfluous
-from tests.training.test_archive import moments, place, write  # noqa: F401
+from tests.training.test_archive import FILES, moments, place, write  # noqa: F401
 
 times = st.one_of(st.none(), st.floats(-1e12, 1e12), st.sampled_from([0.0, 1e9, 1e9 + 3600]))
 
@@ -69,3 +75,29 @@ def test_by_age_too_from_the_time_that_is_written_in_them(place: str):  # noqa: 
     write(archive, 112)
     archive.prune()
     assert moments(archive) == [112, 104], "times that are yet to come keep nothing for ever"
+
+
+def test_damaged_ones_that_cannot_be_marked_do_not_count_as_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """On a full disk; the run goes on from the one before, and its next ones are of fewer images than the damaged."""
+    archive = Archive(tmp_path / "checkpoints", keep=2)
+    for images in (8, 16, 24, 32):
+        write(archive, images)
+    for images in (24, 32):
+        (tmp_path / "checkpoints" / stored.named(images, 1) / FILES[0]).write_bytes(b"")
+    write_file = Disk.write
+
+    def full(self: Disk, name: str, *rest: Any) -> None:
+        if name.endswith(DAMAGED):
+            raise OSError("No space left on device")
+        write_file(self, name, *rest)
+
+    monkeypatch.setattr(Disk, "write", full)
+    again, said = Archive(tmp_path / "checkpoints", keep=2), []
+    found = again.newest_valid(said.append)
+    assert found is not None and found.body["images_seen"] == 16
+    assert len(said) == 2 and all("could not be marked" in line for line in said)
+    for images in (20, 21, 22):
+        write(again, images)
+        again.prune()
+        assert images in moments(again), "what was just written stays"
+    assert moments(again) == [32, 24, 22, 21]

@@ -18,9 +18,8 @@ import pytest
 
 from t2f_dist.storage.folder import Patience
 from t2f_dist.training.launch import guard
-from t2f_dist.training.launch.bound import FETCHING, OF_STORAGE, START_SECONDS, bound_of, longest
+from t2f_dist.training.launch.bound import EXCHANGES_WAIT, FETCHING, OF_STORAGE, START_SECONDS, bound_of, longest
 from t2f_dist.training.launch.place import LEFT, WAITS, WAITS_FOR_GPU, WORKS, Place, _text_of_call, standing
-from t2f_dist.training.launch.ranks import PATIENCE as EXCHANGES_WAIT
 from t2f_dist.training.launch.verdict import MOVING, cut_off, judge
 from t2f_dist.training.launch.watchdog import PATIENCE
 from t2f_dist.training.run import status

@@ -44,6 +44,7 @@ READINGS = 2  # before a checkpoint counts as damaged: a disk or a network may r
 MARKER = ".archive-"  # begins the name of an empty file, by which a folder is known again; the rest is random
 
 Warn = Callable[[str], None]
+Progress = Callable[[int], object]
 
 __all__ = ["DAMAGED", "Archive", "DamagedCheckpoint", "Listed"]
 
@@ -73,14 +74,15 @@ class Archive:
     ):
         assert keep >= 2
         self.folder = Folder(place, patience)
-        self.keep = keep
-        self.keep_hours = keep_hours
+        self.keep, self.keep_hours = keep, keep_hours
         self.clock = clock
         self.run = run
         self._device: int | None = None  # of the disk on which a local folder lies
         self._marker: str | None = None  # a file in it, since `open`
         self._writing: str | None = None  # last
-        self._files_done = self._bytes_done = 0  # since this was made
+        self._written: str | None = None  # last
+        self._damaged: set[str] = set()  # found so
+        self._parts_done = 0  # since this was made
         self._unfinished: dict[str, tuple[Entry, ...]] = {}  # as they were when last looked at
         self._saved: dict[tuple[str, str], float | None] = {}  # by name and stamp of state.json
 
@@ -143,8 +145,10 @@ class Archive:
         """Those that are finished, and not known to be damaged; the newest first."""
         return [each for each in self.listed() if each.finished and not each.marked]
 
-    def newest_valid(self, warn: Warn) -> Stored | None:
+    def newest_valid(self, warn: Warn, progress: Progress | None = None) -> Stored | None:
         """The newest checkpoint whose files are what was written, with their bytes. One rank calls.
+
+        `progress` is called with the bytes read since.
 
         Newer ones that are not, also when they are read again, are marked by a file damaged.json, so that they do not
         count as kept, and stay; `warn` gets a line of each. Where there is no other, the marked ones are read again,
@@ -164,13 +168,14 @@ class Archive:
                 warn(f"checkpoint {self.at(each.name)} has no {STATE}: its writing was cut short, and it is skipped")
                 continue
             try:
-                return self.read(each.name, tries=READINGS)
+                return self.read(each.name, READINGS, progress)
             except DamagedCheckpoint as error:
+                self._damaged.add(each.name)  # also where it cannot be marked
                 warn(f"checkpoint {self.at(each.name)} is damaged and skipped: {error}; {self._mark(each.name, error)}")
         for each in candidates:
             if each.marked:
                 with suppress(DamagedCheckpoint):
-                    found = self.read(each.name)
+                    found = self.read(each.name, progress=progress)
                     warn(
                         f"checkpoint {self.at(each.name)} was marked as damaged, and is whole now: its mark is removed"
                     )
@@ -184,18 +189,19 @@ class Archive:
             )
         return None
 
-    def read(self, name: str, tries: int = 1) -> Stored:
+    def read(self, name: str, tries: int = 1, progress: Progress | None = None) -> Stored:
         """A checkpoint, read and checked in one go; where it is found damaged, again, `tries` times in all.
 
         Raises DamagedCheckpoint, and ValueError where it is of another version.
         """
         for _ in range(tries - 1):
             with suppress(DamagedCheckpoint):
-                return self.read(name)
+                return self.read(name, progress=progress)
         body = self.body(name)
-        return Stored(name, body, {file: self._checked(name, file, sha, True) for file, sha in body["files"].items()})
+        files = {file: self._checked(name, file, sha, True, progress) for file, sha in body["files"].items()}
+        return Stored(name, body, files)
 
-    def verify(self, name: str, progress: Callable[[int], object] | None = None) -> dict[str, Any]:
+    def verify(self, name: str, progress: Progress | None = None) -> dict[str, Any]:
         """As `read`, of any size in little memory: state.json. `progress` is called with the bytes read since."""
         body = self.body(name)
         for file, sha256 in body["files"].items():
@@ -222,23 +228,23 @@ class Archive:
         digests = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
         name, done = self._free_name(images, digests)
         if done:
+            self._written = name
             return name
         sizes = {file: content.nbytes for file, content in files.items()}
         try:
             for file, content in files.items():
                 self._writing = name
                 self.folder.write(f"{name}/{file}", content, self._arrived)
-                self._files_done += 1
             self._sync(name)
             self._sync()
             state = {"files": digests, "bytes": sizes, "saved": self.clock(), **body}
-            self.folder.write(f"{name}/{STATE}", sealed(state))
-            self._files_done += 1
+            self.folder.write(f"{name}/{STATE}", sealed(state), self._arrived)
             self._sync(name)
         except BaseException:
             with suppress(OSError):
                 self.delete(name)
             raise
+        self._written = name
         self._note(images, warn)
         return name
 
@@ -251,18 +257,14 @@ class Archive:
             warn(f"that a checkpoint was saved at {images:,} images is not written down in {self.run} ({error})")
 
     def progress(self) -> tuple[int, ...]:
-        """Numbers that change while a write gets on: files and bytes that are done, and bytes of a local one so far."""
-        name, done = self._writing, (self._files_done, self._bytes_done)
-        if name is None or not self.folder.is_local:
-            return done
-        try:
-            with os.scandir(self.folder.path / name) as entries:
-                return (*done, sum(entry.stat().st_size for entry in entries))
-        except OSError:  # it is not there yet, or no more
-            return done
+        """Numbers that change while a write gets on: parts that are done, and bytes of a local file so far."""
+        if self._writing is not None and self.folder.is_local:
+            with suppress(OSError), os.scandir(self.folder.path / self._writing) as entries:
+                return (self._parts_done, sum(entry.stat().st_size for entry in entries))
+        return (self._parts_done,)
 
     def _arrived(self, num_bytes: int) -> None:
-        self._bytes_done += num_bytes
+        self._parts_done += 1
 
     def prune(self) -> None:
         """Remove what retention does not keep, and what killed saves left unfinished. One rank calls, while none saves.
@@ -276,9 +278,10 @@ class Archive:
             if self._unfinished.get(name) == entries:
                 self.delete(name)
         self._unfinished = unfinished
-        kept = [each for each in everything if each.finished and not each.marked]
-        for each in superfluous([self._kept(each) for each in kept], self.keep, self.keep_hours, self.clock()):
-            self.delete(each)
+        kept = [each for each in everything if each.finished and not each.marked and each.name not in self._damaged]
+        for name in superfluous([self._kept(each) for each in kept], self.keep, self.keep_hours, self.clock()):
+            if name != self._written:
+                self.delete(name)
 
     def delete(self, name: str) -> None:
         """Remove a checkpoint, state.json first: what is left of a removal that is cut short is none."""
@@ -323,9 +326,7 @@ class Archive:
             return f"it could not be marked so ({failure})"
         return f"it is kept, with a note {DAMAGED}"
 
-    def _checked(
-        self, name: str, file: str, sha256: str, keep: bool, progress: Callable[[int], object] | None = None
-    ) -> bytes:
+    def _checked(self, name: str, file: str, sha256: str, keep: bool, progress: Progress | None = None) -> bytes:
         """The bytes of a file, or none without `keep`, after their sha256 was found to be the right one."""
         digest, content = hashlib.sha256(), io.BytesIO()
         try:

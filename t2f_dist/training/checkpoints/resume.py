@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +41,21 @@ MAY_DIFFER = (
 )
 
 
-def resume(archive: Archive, gan: Gan, config: Config, dataset: str, ranks: Ranks) -> int:
+def resume(
+    archive: Archive, gan: Gan, config: Config, dataset: str, ranks: Ranks, beat: Callable[[], object] | None = None
+) -> int:
     """Fill `gan` from the newest valid checkpoint of the archive; the images seen, 0 for a start. All ranks call.
 
-    Every rank reads the files itself. Raises ValueError, with `gan` as it was, where the checkpoint is of another
-    configuration or other shards, naming what differs, and on all ranks where the run had saved one and there is none;
-    OSError where the archive cannot be read, or this rank reads something else than the main rank.
+    `beat` is called as long as reading gets on. Every rank reads the files itself. Raises ValueError, with `gan` as it
+    was, where the checkpoint is of another configuration or other shards, naming what differs, and on all ranks where
+    the run had saved one and there is none; OSError where the archive cannot be read, or this rank reads something else
+    than the main rank.
     """
+    progress = None if beat is None else lambda _: beat()
     stored: Stored | None = None
     images, attempt, lost = -1, 0, -1
     if ranks.is_main:
-        stored = archive.newest_valid(warn=lambda line: click.echo(f"warning: {line}", err=True))
+        stored = archive.newest_valid(lambda line: click.echo(f"warning: {line}", err=True), progress)
         if stored is not None:
             images, attempt = moment(stored.name)
         elif (before := LastSave.read(Path(config.run))) is not None:
@@ -63,7 +68,7 @@ def resume(archive: Archive, gan: Gan, config: Config, dataset: str, ranks: Rank
     name = named(images, attempt)
     path = archive.at(name)
     try:
-        stored = stored or archive.read(name, tries=READINGS)
+        stored = stored or archive.read(name, READINGS, progress)
     except DamagedCheckpoint as error:  # the main rank read it right: another try may well succeed
         raise OSError(
             f"checkpoint {path} is damaged as rank {ranks.rank} on {socket.gethostname()} reads it, and not as rank 0"

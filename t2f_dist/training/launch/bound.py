@@ -14,6 +14,9 @@ STORAGE_SECONDS = 900.0
 FETCHING = "waiting for remote data"
 OF_STORAGE = ("resuming", FETCHING, "saving a checkpoint")
 
+# An exchange waits so many times longer than a rank may take, for the watchdog knows more to say.
+EXCHANGES_WAIT = 2
+
 
 def bound_of(seconds: float, phase: str, begun: bool) -> float:
     """Seconds that a main thread may stay in a phase; seconds: in any other; begun: the first step is done."""

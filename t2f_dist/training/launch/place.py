@@ -86,6 +86,8 @@ def _in_exchange(calls: list[FrameType]) -> bool:
     code = calls[0].f_code
     if code.co_name == "_engine_run_backward" and "/torch/autograd/" in code.co_filename:
         return True  # in C++, where DDP waits for the gradients of the others
+    if code.co_name == "_pre_forward" and "/torch/nn/parallel/" in code.co_filename:
+        return True  # likewise, where it tells the others its buckets, once after the first gradients
     for call in calls:
         name = call.f_code.co_filename
         if "/torch/distributed/" in name or name == ranks.__file__:

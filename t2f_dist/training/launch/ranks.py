@@ -7,6 +7,7 @@ import signal
 import struct
 import zlib
 from datetime import timedelta
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -17,11 +18,11 @@ from torch import Tensor
 
 from t2f_dist.training.growth import Phase
 from t2f_dist.training.launch import launcher, rendezvous
-from t2f_dist.training.launch.bound import longest
+from t2f_dist.training.launch.bound import EXCHANGES_WAIT, longest
 
+DEVICES = Path("/dev")
 LAUNCHER_GONE = 1000  # beside the numbers of signals
 LAUNCHER_KILLED = "a launcher was killed"  # of this host or another
-PATIENCE = 2  # an exchange waits so many times longer than a rank may take, for the watchdog knows more to say
 
 
 class Ranks:
@@ -37,10 +38,11 @@ class Ranks:
     """
 
     def __init__(self, timeout_seconds: int):
-        timeout = timedelta(seconds=PATIENCE * longest(timeout_seconds))
+        timeout = timedelta(seconds=EXCHANGES_WAIT * longest(timeout_seconds))
         attempt = rendezvous.join(timeout_seconds, timeout)
         self.store: dist.Store | None = attempt.store if attempt else None
         self.num_hosts = attempt.num_hosts if attempt else 1
+        _see_gpus()
         accelerator = Accelerator(
             cpu=not torch.cuda.is_available(),
             mixed_precision="no",  # what a launch file says would win else; precision is ours, for it changes weights
@@ -120,15 +122,27 @@ class Ranks:
             dist.destroy_process_group()
 
 
+def _see_gpus() -> None:
+    """Raise ValueError where this machine shows GPUs, and torch cannot use them: a CPU would take days for hours."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "").startswith("-1")
+    if hidden or torch.cuda.is_available() or not any(DEVICES.glob("nvidia[0-9]*")):
+        return
+    raise ValueError(
+        f"torch {torch.__version__} cannot use the GPUs of this machine: it needs a driver for CUDA"
+        f" {torch.version.cuda} (nvidia-smi says for which the driver is), or, to train on the CPU,"
+        " CUDA_VISIBLE_DEVICES=-1"
+    )
+
+
 class Agreement:
     """Each step, without waiting: has any rank been asked to stop, and are all at the same place in the schedule?
 
     The answer to one step's question is read at the next, so it costs no round trip, and all ranks act on it at the
-    same step. SIGTERM, SIGINT and SIGUSR1 ask to stop, and so does the death of the launcher; they may come to one
-    rank or to all, once or often.
+    same step. SIGTERM, SIGINT, SIGHUP and SIGUSR1 ask to stop, and so does the death of the launcher; they may come to
+    one rank or to all, once or often.
     """
 
-    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
     def __init__(self, ranks: Ranks):
         self.ranks = ranks

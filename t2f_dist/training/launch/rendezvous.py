@@ -89,7 +89,9 @@ def join(timeout_seconds: float, group_timeout: timedelta) -> Attempt | None:
         backend = "nccl" if on_gpu else "gloo"
         dist.init_process_group(backend, store=group, rank=rank, world_size=world_size, timeout=connect_timeout)
     _set_pg_timeout(group_timeout)
-    return Attempt(dist.PrefixStore(f"t2f/{token}", store.clone()), num_hosts)  # type: ignore[attr-defined]
+    attempt = Attempt(dist.PrefixStore(f"t2f/{token}", store.clone()), num_hosts)  # type: ignore[attr-defined]
+    store.set_timeout(group_timeout)  # NCCL connects at the first exchange, where rank 0 may still be preparing a run
+    return attempt
 
 
 def new_group(rank: int, timeout_seconds: float, group_timeout: timedelta) -> dist.ProcessGroup:

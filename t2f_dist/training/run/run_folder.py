@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import click
-from torch.distributed import DistError
 
 from t2f_dist.config.load import dump
 from t2f_dist.config.schema import Config
@@ -20,12 +19,12 @@ from t2f_dist.data.batch import Damage
 from t2f_dist.models import snapshot
 from t2f_dist.storage import url
 from t2f_dist.training.checkpoints.saver import explained
-from t2f_dist.training.fingerprint import RanksDiffer
 from t2f_dist.training.gan import Gan
 from t2f_dist.training.growth import Phase
 from t2f_dist.training.launch import launcher
 from t2f_dist.training.launch.ranks import Ranks
 from t2f_dist.training.run import status
+from t2f_dist.training.run.failure import in_words, worth_a_retry
 from t2f_dist.training.run.shared_folder import check_shared
 
 STARTING = "starting"
@@ -92,7 +91,12 @@ class RunFolder:
         return self._before.get("outcome") == "finished"
 
     def note(self, outcome: status.Outcome, reason: str, **figures: Any) -> None:
-        """Replace the status. Main rank. A full disk costs a warning here: the run ends where a checkpoint is lost."""
+        """Replace the status. Main rank. A full disk costs a warning here: the run ends where a checkpoint is lost.
+
+        What another rank of this launch has failed of stays: this one may not know of it yet.
+        """
+        if outcome == "running" and status.read(self.path).get("outcome") == "failed":
+            return
         try:
             status.write(self.path, outcome, reason, **figures)
         except OSError as error:
@@ -160,25 +164,6 @@ class RunFolder:
             with suppress(OSError):
                 path.with_name(f".{path.name}.tmp").unlink(missing_ok=True)
         return path.is_file()
-
-
-def in_words(error: BaseException, rank: int | str) -> str:
-    """One line of why a rank ends; an exchange that broke says only that another rank was first."""
-    if isinstance(error, RuntimeError) and lost_the_others(error):
-        return f"rank {rank} lost the others"
-    text = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
-    return " ".join(text.split())
-
-
-def worth_a_retry(error: BaseException) -> bool:
-    """Whether the same command may well succeed with nothing mended: not where it was refused, or the numbers fail."""
-    return isinstance(error, RanksDiffer) or not isinstance(error, ValueError | FileNotFoundError | PermissionError)
-
-
-def lost_the_others(error: RuntimeError) -> bool:
-    """Whether an exchange broke because another rank is gone."""
-    words = ("gloo", "nccl", "connection closed", "connection reset")
-    return isinstance(error, DistError) or any(word in str(error).lower() for word in words)
 
 
 def note_failure(config: Config, error: Exception, started: str) -> None:

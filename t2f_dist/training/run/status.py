@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,6 +61,12 @@ def _replace(run: Path, content: dict[str, Any]) -> None:
     content.pop("launch", None)  # whose words these are: a job that was refused must not take them for its own
     if launch := os.environ.get("T2F_LAUNCH"):
         content["launch"] = launch
-    temporary = run / f".status.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(temporary, run / "status.json")
+    # Ranks may write at the same time, and pods have the same numbers of processes.
+    temporary = run / f".status.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    try:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        os.replace(temporary, run / "status.json")
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
