@@ -30,6 +30,7 @@ CASES: dict[str, tuple[str, str, int, Fault]] = {
     "SIGTERM to the launcher": ("SIGTERM", "launcher", 1, {"at": STEP, "images": MID_FADE}),
     "SIGINT to the launcher": ("SIGINT", "launcher", 1, {"at": STEP, "images": MID_FADE}),
     "SIGUSR1 to the launcher": ("SIGUSR1", "launcher", 1, {"at": STEP, "images": MID_FADE}),
+    "SIGHUP to the launcher": ("SIGHUP", "launcher", 1, {"at": STEP, "images": MID_FADE}),
     "SIGTERM to rank 1": ("SIGTERM", "self", 1, {"at": STEP, "images": MID_FADE, "rank": 1}),
     "SIGUSR1 to a rank": ("SIGUSR1", "self", 1, {"at": STEP, "images": MID_FADE}),
     "SIGINT to a rank": ("SIGINT", "self", 1, {"at": STEP, "images": MID_FADE}),
