@@ -98,12 +98,12 @@ class Pair:
             self._start()
         try:
             self._send(job)
-        except OSError:  # a rank is gone since the last job: what ended it was no part of this one
+        except OSError:
             codes = [process.exitcode for process, _ in self._ranks]
-            print(f"the ranks are started anew: exit codes {codes} between jobs", file=sys.stderr)
             self._kill()
-            self._start()
-            self._send(job)
+            raise RankFailure(
+                f"the ranks were ended between jobs, by exit codes {codes}: by another test?", {}
+            ) from None
         return self._gather(timeout, f"{function.__module__}.{function.__qualname__}")
 
     def _send(self, job: bytes) -> None:

@@ -34,18 +34,22 @@ class Killer(threading.Thread):
         super().__init__(daemon=True)
         self.times, self.stop = times, False
         self.main = threading.main_thread().native_id
+        self.others = self._children()  # such as the ranks that other tests share
+
+    def _children(self) -> set[int]:
+        return set(map(int, Path(f"/proc/self/task/{self.main}/children").read_text().split()))
 
     def run(self) -> None:
         while self.times and not self.stop:
             time.sleep(0.05)
-            for child in Path(f"/proc/self/task/{self.main}/children").read_text().split():
+            for child in self._children() - self.others:
                 try:
                     spawned = b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
                 except (FileNotFoundError, ProcessLookupError):
                     continue
                 if spawned and self.times:
                     self.times -= 1
-                    os.kill(int(child), signal.SIGKILL)
+                    os.kill(child, signal.SIGKILL)
 
 
 def test_workers_that_are_killed_cost_nothing(tmp_path: Path):
