@@ -25,6 +25,41 @@ from benchmarks import section
 
 NAME = "faults"
 
+# What a test wrote down -> the row that it is counted in; what none fits has a row of its own. Chaos has a table of its
+# own.
+ROWS = (
+    (r"SIGKILL.* two hosts, restart in place, (\w+)", r"a rank killed on one of two hosts, restarts in place (\1)"),
+    (r"SIGKILL.* restarts? in place, (\w+)", r"a rank killed, restarts in place (\1)"),
+    (r"SIGKILL, rank \d, (.* checkpoint\w*|.* snapshot|snapshot)( of .*)?", "a rank killed while one of them writes"),
+    (r"SIGKILL, rank \d, (resuming|first step)", "a rank killed at the start"),
+    (r"SIGKILL, rank \d, (last step|end|leaving)", "a rank killed at the end"),
+    (
+        r"SIGKILL, rank \d, .*",
+        "a rank killed anywhere else: in a step, an exchange, a growth, a line of metrics, a grid",
+    ),
+    (r"SIGKILL, launcher, ranks.*", "everything killed at once"),
+    (r"SIGKILL, launcher, .*", "the launcher killed: importing, meeting, connecting, training"),
+    (r"SIGUSR1 to (the batch shell|the last task .*)", r"SIGUSR1 by Slurm to \1"),
+    (
+        r"(SIGTERM|SIGINT|SIGUSR1|SIGHUP) (to|during|before|in|while) .*",
+        "a signal that asks to stop, to anyone, anywhere",
+    ),
+    (r"hang, rank \d, stopped.*", "a rank stopped (SIGSTOP)"),
+    (r"hang, checkpoint .*", "a checkpoint that hangs"),
+    (r"hang, .*", "a rank hangs: in a step, a report, an exchange, its loader process, a grid, a snapshot, at the end"),
+    (r"network lost .*", "the network between two hosts cut, or its packets dropped"),
+    (r"host \d of \d dies", "a host dies"),
+    (r"checkpoint with .*", "a checkpoint with a flipped bit, or cut short"),
+    (r"shard hurt midway.*", "a shard hurt midway"),
+    (r"clock .*", "a clock that jumps: an hour ahead, a year back"),
+    (r"a NaN in .*", "a NaN in a loss, or in what is drawn from"),
+    (r"a flipped bit in .*", "a flipped bit in a weight, or in the average"),
+    (r"wandb in the middle: .*", "wandb hangs, fails or goes in the middle"),
+    (r"wandb: quiet", ""),
+    (r"wandb.*", "wandb nowhere, hanging, failing or refusing"),
+    (r"chaos, .*", ""),
+)
+
 
 def inject(tests: str, record: Path) -> str:
     """Run the tests; pytest's last line."""
@@ -39,7 +74,8 @@ def rows(lines: list[dict[str, Any]]) -> list[list[str]]:
     """A row for each kind and outcome, in the order of the tests."""
     found: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for line in lines:
-        found[line["kind"], line["outcome"]].append(line)
+        if row := row_of(line["kind"]):
+            found[row, line["outcome"]].append(line)
     table = []
     for (kind, outcome), each in found.items():
         lost = [line["images_lost"] for line in each if line["images_lost"] is not None]
@@ -47,6 +83,11 @@ def rows(lines: list[dict[str, Any]]) -> list[list[str]]:
         images = "-" if not lost else str(max(lost)) if min(lost) == max(lost) else f"{min(lost)}-{max(lost)}"
         table.append([kind, outcome, str(len(each)), images, section.spread(seconds)])
     return table
+
+
+def row_of(kind: str) -> str:
+    """Empty where it has none."""
+    return next((match.expand(row) for pattern, row in ROWS if (match := re.fullmatch(pattern, kind))), kind)
 
 
 def chaos(path: Path) -> list[str]:
@@ -83,10 +124,13 @@ def main(tests: str, chaos_path: Path | None, record: Path | None, quick: bool) 
             record.touch()
             click.echo(inject(tests, record), err=True)
         lines = [json.loads(line) for line in record.read_text().splitlines()]
+    most = max((line.get("together", 1) for line in lines), default=1)
+    together = f", by tests that ran {most} at a time" if most > 1 else ""
     header = ["fault", "outcome", "injected", "images lost", "seconds to training again, or to the end"]
     text = [
-        f"{section.machine()}; {len(lines)} faults. Two ranks where nothing else is said; a checkpoint every 40 to 120"
-        " images, in runs of 128 to 1,600. Seconds include starting Python and torch.",
+        f"{section.machine()}; {len(lines)} faults{together}. Two ranks where nothing else is said; a checkpoint every"
+        " 40 to 120 images, in runs of 128 to 1,600; a rank may stand still for 5 s, on two hosts for 15. Seconds are"
+        " the median (lowest-highest), and include starting Python and torch.",
         "",
         *section.table(header, rows(lines), texts=2),
     ]

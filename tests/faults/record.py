@@ -14,4 +14,5 @@ def record(kind: str, outcome: str, images_lost: int | None = None, seconds: flo
     if path:
         with open(path, "a", encoding="utf-8") as file:
             line = {"kind": kind, "outcome": outcome, "images_lost": images_lost, "seconds": seconds}
+            line["together"] = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))  # tests that ran at a time
             file.write(json.dumps(line) + "\n")

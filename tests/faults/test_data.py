@@ -95,7 +95,7 @@ def test_samples_that_are_damaged_midway_are_replaced_and_counted(shards: Path, 
     assert status_of(settings)["outcome"] == "finished" and lines
     assert {line["shard"] for line in lines} == {name.replace(".small", ".tar")}
     assert len(lines) < 200 and max(int(line["position"]) for line in lines) < 800
-    record(f"shard hurt midway, {Path(name).suffix}", f"{len(lines)} samples replaced, the run ends", 0)
+    record(f"shard hurt midway, {Path(name).suffix}", "samples replaced and written down, and the run goes on", 0)
 
 
 @pytest.mark.slow
