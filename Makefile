@@ -61,7 +61,7 @@ format: install  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-demo: install  ## draw a corpus, shard it, train two ranks on the CPU, sample, measure (about 6 minutes)
+demo: install  ## draw a corpus, shard it, train two ranks on the CPU, sample, measure (about 7 minutes)
 	@[ -f $(DEMO)/corpus/corpus.json ] || $(BIN)/t2f-dist demo --out $(DEMO)/corpus --num 12000 --resolution 32
 	@$(BIN)/t2f-dist shard shards/recipes/portraits.yaml --faces $(DEMO)/corpus/faces \
 	    --captions $(DEMO)/corpus/captions.jsonl --speech $(DEMO)/corpus/speech.csv --out $(DEMO)/shards
