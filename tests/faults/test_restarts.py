@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import socket
 import time
 from collections.abc import Callable
 
@@ -25,6 +24,8 @@ from tests.faults.record import record
 
 SIDE = "t2f_dist.training.side:Side."
 Anew = Callable[[str], tuple[Config, Config]]
+# On one machine c10d has a fixed port, whatever is said: two launches at a time would meet each other.
+ONE_AT_A_TIME = pytest.mark.xdist_group("ranks")
 
 WHERE: dict[str, Fault] = {
     "step": {"at": SIDE + "step", "images": MID_FADE},
@@ -33,13 +34,6 @@ WHERE: dict[str, Fault] = {
     "connecting": {"at": "t2f_dist.training.launch.ranks:Ranks.describe", "after": True},
     "resuming": {"at": "t2f_dist.training.loop:Training._begin", "after": True},
 }
-
-
-def meeting(backend: str) -> tuple[str, ...]:
-    """On a port of its own: c10d takes a fixed one where none is given, and other tests run beside this one."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return ("--rdzv_backend", backend, "--main_process_port", str(free.getsockname()[1]))
 
 
 def _gaps(config: Config) -> list[float]:
@@ -63,18 +57,18 @@ def test_a_launcher_with_restarts_starts_all_ranks_again_in_place(little):
     [
         ("static", 0, "step"),
         ("static", 1, "step"),
-        ("c10d", 0, "step"),
-        ("c10d", 1, "step"),
+        pytest.param("c10d", 0, "step", marks=ONE_AT_A_TIME),
+        pytest.param("c10d", 1, "step", marks=ONE_AT_A_TIME),
         ("static", 0, "rank 0 has called"),
-        ("c10d", 1, "rank 1 has answered"),
-        ("c10d", 0, "connecting"),
+        pytest.param("c10d", 1, "rank 1 has answered", marks=ONE_AT_A_TIME),
+        pytest.param("c10d", 0, "connecting", marks=ONE_AT_A_TIME),
         ("static", 1, "resuming"),
     ],
 )
 def test_a_killed_rank_comes_back_in_place(anew: Anew, backend: str, rank: int, where: str):
     config, quiet = anew("house")
     fault: Fault = {"kind": "kill", "rank": rank, **WHERE[where]}
-    launcher = ("--max_restarts", "1", *meeting(backend))
+    launcher = ("--max_restarts", "1", "--rdzv_backend", backend)
     assert finish(config, fault=fault, launcher=launcher) == 0, log_of(config)
     assert struck(config, rank) is not None
     assert status_of(config)["outcome"] == "finished"
@@ -87,14 +81,14 @@ def test_a_killed_rank_comes_back_in_place(anew: Anew, backend: str, rank: int, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["static", "c10d"])
+@pytest.mark.parametrize("backend", ["static", pytest.param("c10d", marks=ONE_AT_A_TIME)])
 def test_one_rank_after_the_other_is_killed_and_comes_back(anew: Anew, backend: str):
     config, quiet = anew("both")
     faults: list[Fault] = [
         {"kind": "kill", "rank": number % 2, "at": SIDE + "step", "images": images}
         for number, images in enumerate((104, 208, 416, 608))
     ]
-    launcher = ("--max_restarts", "4", *meeting(backend))
+    launcher = ("--max_restarts", "4", "--rdzv_backend", backend)
     started = time.monotonic()
     assert finish(config, fault=faults, timeout=400, launcher=launcher) == 0, log_of(config)
     assert all(struck(config, number % 2, number) for number in range(4))
@@ -106,11 +100,12 @@ def test_one_rank_after_the_other_is_killed_and_comes_back(anew: Anew, backend: 
 
 
 @pytest.mark.slow
+@ONE_AT_A_TIME
 def test_it_comes_back_too_where_rank_0_keeps_the_store(anew: Anew):
     config, quiet = anew("house")
     fault: Fault = {"kind": "kill", "rank": 0, **WHERE["step"]}
     environment = os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    launcher = ("--max_restarts", "1", *meeting("c10d"))
+    launcher = ("--max_restarts", "1", "--rdzv_backend", "c10d")
     assert finish(config, fault=fault, launcher=launcher, environment=environment) == 0, log_of(config)
     assert_same_end(config, quiet)
 
