@@ -127,7 +127,9 @@ def judge(run: Path, total_images: int, since: str = "") -> tuple[int, str]:
     """
     known = status.read(run)
     if not known and not os.path.lexists(run / "status.json"):  # the configuration was checked before
-        return KILLED, f"killed: nothing was written into {run}: see the first error above"
+        if run.exists() and not run.is_dir():
+            return MEND, f"failed: {run} is no folder: name another with --run"
+        return KILLED, f"killed: nothing was written into {run}: the output of the launch says why, if there was one"
     if not known:
         return KILLED, f"killed: {run}/status.json cannot be read"
     outcome, reason = known.get("outcome"), known.get("reason")

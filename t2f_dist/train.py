@@ -62,20 +62,30 @@ def main(path: str, overrides: tuple[str, ...], folder: str | None, dry_run: boo
             from t2f_dist.training.run.run_folder import note_failure
 
             note_failure(config, error, started)  # of before the folder was held: an older outcome must not stand
-        sys.exit(EXIT_FAILED)
+        _fail()
     except Exception as error:
         from t2f_dist.training.run.failure import in_words, is_foreseen
 
         if not is_foreseen(error):
             _unforeseen()
         click.echo(f"error: {said(in_words(error, os.environ.get('RANK', '0')))}", err=True)
-        sys.exit(EXIT_FAILED)
+        _fail()
     sys.exit(0 if finished else EXIT_PREEMPTED)
 
 
 def _unforeseen() -> NoReturn:
     """A fault of the program: where it is, without secrets that its message may hold."""
     click.echo(without_secrets(traceback.format_exc()), err=True, nl=False)
+    _fail()
+
+
+def _fail() -> NoReturn:
+    """Leave; a launcher's rank that has joined others without Python's clearing up: gloo's threads may abort in it."""
+    torch = sys.modules.get("torch")
+    if launcher.ELASTIC in os.environ and torch is not None and torch.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(EXIT_FAILED)
     sys.exit(EXIT_FAILED)
 
 

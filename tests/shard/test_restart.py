@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -241,10 +242,12 @@ def test_the_same_corpus_elsewhere_makes_the_same_files(small: Corpus, tmp_path:
 
 
 def test_an_interrupt_ends_the_workers_and_keeps_what_is_done(tmp_path: Path):
-    corpus = Corpus(tmp_path / "corpus", people=600)
+    corpus = Corpus(tmp_path / "corpus", people=240)
     recipe = corpus.recipe(tmp_path / "out", samples_per_shard=1)
     line = command(recipe, tmp_path, "--workers", "2")
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as process:
+    heard = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
+    pipe = subprocess.PIPE
+    with subprocess.Popen(line, stdout=pipe, stderr=pipe, start_new_session=True, preexec_fn=heard) as process:
         deadline = time.monotonic() + 60
         while len(records(tmp_path / "out")) < 3 and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.001)
@@ -252,4 +255,4 @@ def test_an_interrupt_ends_the_workers_and_keeps_what_is_done(tmp_path: Path):
         _, error = process.communicate(timeout=30)  # which the workers hold open too, as long as they live
     assert process.returncode
     assert b"Traceback" not in error
-    assert 3 <= len(records(tmp_path / "out")) < 1200
+    assert 3 <= len(records(tmp_path / "out")) < 480

@@ -1,5 +1,4 @@
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -40,9 +39,13 @@ def test_a_status_that_cannot_be_read_is_none_and_is_replaced(tmp_path: Path, co
     assert status.read(tmp_path)["outcome"] == "failed"
 
 
-def test_a_write_that_fails_keeps_the_old_status(tmp_path: Path):
+def test_a_write_that_fails_keeps_the_old_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(source: Path, target: Path) -> None:
+        raise OSError("No space left on device")
+
     status.write(tmp_path, "running", "training", images_seen=40)
-    (tmp_path / f".status.{os.getpid()}.tmp").mkdir()  # in the way of the temporary file
-    with pytest.raises(OSError, match="directory"):
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="No space"):
         status.write(tmp_path, "finished", "all images shown")
     assert status.read(tmp_path)["outcome"] == "running"
+    assert [path.name for path in tmp_path.iterdir()] == ["status.json"], "nothing half-written stays"

@@ -23,6 +23,9 @@ _REMEDIES = {
     errno.EDQUOT: "free space there, or {less}",
     errno.EROFS: "make the disk writable again, or name another place with {option}",
     errno.EACCES: "let this user write there, or name another place with {option}",
+    errno.EEXIST: "name another place with {option}",
+    errno.ENOTDIR: "name another place with {option}",
+    errno.ENOENT: "name another place with {option}",
     errno.ENODEV: "mount the disk again, or name another place with {option}",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 
 import torch
@@ -13,6 +14,7 @@ BROKEN = ("connection closed", "connection reset", "broken pipe")
 # NCCL raises one type for all that befalls it, and ends its text with the cause ("Last error:"). These are of others.
 OF_OTHERS = (*BROKEN, "ncclremoteerror", "timeout", "timed out", "aborted")
 LAST_ERROR = "last error:"
+WHERE = re.compile(r"^\[[^\]]*\.(cc|cpp|h):\d+\] ")  # in a library's source
 LINE = 300  # characters of what a library says, at most
 NO_MEMORY = "can't allocate memory"  # of the CPU
 
@@ -42,7 +44,7 @@ def is_foreseen(error: BaseException) -> bool:
 def in_words(error: BaseException, rank: int | str) -> str:
     """One line of why a rank ends."""
     if lost_the_others(error):
-        return f"rank {rank} lost the others ({_said(error)}); the first error of another rank says why"
+        return f"rank {rank} lost the others ({_said(error)}): one of them was killed, or says itself why"
     if out_of_memory(error):
         return (
             f"rank {rank} is out of memory ({_said(error)}): set or lower train.batch_per_gpu_max, by which a rank"
@@ -63,4 +65,4 @@ def _said(error: BaseException) -> str:
     """The first line of what a library says, and of NCCL's the last error."""
     lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     causes = [after for line, after in pairwise(lines) if line.lower().startswith(LAST_ERROR)]
-    return ": ".join(line[:LINE] for line in [lines[0], *causes[:1]])
+    return ": ".join(WHERE.sub("", line)[:LINE] for line in [lines[0], *causes[:1]])

@@ -20,7 +20,7 @@ EXIT_FAILED = 1
 EXIT_PREEMPTED = 3  # a signal came, a checkpoint was saved
 EXIT_HUNG = 4  # nothing moved for train.timeout_seconds: a rank hangs, or the network is cut
 
-LINE = 200  # characters of a refusal, at most
+LINE = 400  # characters of a refusal, at most
 
 
 def now() -> str:
