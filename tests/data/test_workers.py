@@ -122,7 +122,7 @@ def test_a_sample_that_always_kills_its_reader_ends_it_with_a_line(mixed_shards,
     assert line in str(raised.value) and "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, 1])
 @pytest.mark.parametrize(
     ("error", "kind", "line"),
     [

@@ -98,6 +98,7 @@ def test_a_pod_that_was_lost_at_the_end_of_a_run_waits_for_nobody(tmp_path):
     assert (tmp_path / "log").read_text() == "finished: nothing is left to train\n"
 
 
+@pytest.mark.slow
 def test_a_pod_that_waits_for_another_leaves_when_it_is_told_to(portrait_shards, tmp_path):
     """And nothing is to be mended, though nothing was written yet: the next pod waits again."""
     settings, log = SHORT | {"data.shards": str(portrait_shards)}, tmp_path / "log"
