@@ -242,8 +242,7 @@ def _read(
             raise
         raise _in_a_line(error) from None
     finally:
-        with _impatient(processes):
-            loading = None  # ends its processes
+        loading = None  # ends its processes, which have nothing left to do
         if hearing:
             hearing.close()
         if prefetch:

@@ -175,8 +175,8 @@ class Training:
                     report = meter.report()  # all ranks: one reduction
                     _check(report, images_seen - first_images, config, self.samples.remedy)
                     if journal:
-                        if self.samples.remote:
-                            enter(FETCHING, images_seen)  # the samples whose scores are written may have to come
+                        if waiting == FETCHING:
+                            enter(waiting, images_seen)  # the samples whose scores are written may have to come
                         journal.write(gan, phase, images_seen, report, self.saver)
                 if journal and (due(config.log.grid_every_images, before, size) or last):
                     enter("drawing the grid", images_seen)

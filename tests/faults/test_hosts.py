@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from t2f_dist.config.schema import Config
+from t2f_dist.training.run.status import EXIT_HUNG
 from tests.end_to_end.launches import (
     INJECTED,
     Fault,
@@ -139,6 +141,7 @@ def test_a_network_that_is_lost_ends_both_sides_and_the_same_command_goes_on(ane
             codes = _all_end(processes, BOUND_SECONDS)
             seconds = time.monotonic() - when
             assert 0 not in codes, log_of(config)
+            assert len(re.findall(rf"exitcode *: {EXIT_HUNG} ", log_of(config))) == 2, log_of(config)
             assert [host.processes() for host in on] == [[], []]
         assert (status_of(config)["outcome"], status_of(config)["retry"]) == ("failed", True)
         (on[1].heal if how == "cut" else on[1].undrop)()

@@ -80,7 +80,6 @@ class Archive:
         self._device: int | None = None  # of the disk on which a local folder lies
         self._marker: str | None = None  # a file in it, since `open`
         self._writing: str | None = None  # last
-        self._written: str | None = None  # last
         self._damaged: set[str] = set()  # found so
         self._parts_done = 0  # since this was made
         self._unfinished: dict[str, tuple[Entry, ...]] = {}  # as they were when last looked at
@@ -228,7 +227,6 @@ class Archive:
         digests = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
         name, done = self._free_name(images, digests)
         if done:
-            self._written = name
             return name
         sizes = {file: content.nbytes for file, content in files.items()}
         try:
@@ -244,7 +242,6 @@ class Archive:
             with suppress(OSError):
                 self.delete(name)
             raise
-        self._written = name
         self._note(images, warn)
         return name
 
@@ -280,8 +277,7 @@ class Archive:
         self._unfinished = unfinished
         kept = [each for each in everything if each.finished and not each.marked and each.name not in self._damaged]
         for name in superfluous([self._kept(each) for each in kept], self.keep, self.keep_hours, self.clock()):
-            if name != self._written:
-                self.delete(name)
+            self.delete(name)
 
     def delete(self, name: str) -> None:
         """Remove a checkpoint, state.json first: what is left of a removal that is cut short is none."""

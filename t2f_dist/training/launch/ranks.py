@@ -33,16 +33,16 @@ class Ranks:
 
     timeout_seconds: how long to wait for the others to come. Exchanges wait twice as long as a rank may stay in its
     longest phase.
-    Raises ValueError where the launcher started several processes that do not see each other, and rendezvous.Absent
-    where some did not come.
+    Raises ValueError where the launcher started several processes that do not see each other, or torch cannot use the
+    GPUs that are here, and rendezvous.Absent where some did not come.
     """
 
     def __init__(self, timeout_seconds: int):
         timeout = timedelta(seconds=EXCHANGES_WAIT * longest(timeout_seconds))
+        _see_gpus()  # before ranks meet: some would speak NCCL, and some gloo
         attempt = rendezvous.join(timeout_seconds, timeout)
         self.store: dist.Store | None = attempt.store if attempt else None
         self.num_hosts = attempt.num_hosts if attempt else 1
-        _see_gpus()
         accelerator = Accelerator(
             cpu=not torch.cuda.is_available(),
             mixed_precision="no",  # what a launch file says would win else; precision is ours, for it changes weights
