@@ -71,10 +71,9 @@ def put(folder: Path, place: str) -> None:
 
 
 def program(name: str) -> str:
-    """The path of a server's program, as its package puts it beside Python; the test is skipped where it is not."""
+    """The path of a server's program, as its package puts it beside Python."""
     found = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
-    if found is None:
-        pytest.skip(f"no {name} here: pip install '.[test]' brings it")
+    assert found is not None, f"{name} is not installed: make install"
     return found
 
 

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import soundfile
@@ -287,7 +288,6 @@ def test_a_model_that_cannot_embed_is_found_out_before_anything_is_removed(corpu
 
 def write_hdf5(path: Path, size: int = 12) -> dict[str, np.ndarray]:
     """Twelve classes of two images with three captions each, in the layout hdf5; returns the embeddings by image."""
-    h5py = pytest.importorskip("h5py")
     random = np.random.Generator(np.random.Philox(key=7))
     arrays = {}
     with h5py.File(path, "w") as file:

@@ -24,8 +24,7 @@ from tests.shard.test_restart import command, finished, records
 NAMESPACE = ["unshare", "--net", "--", sys.executable, "-m", "tests.shard.loopback"]
 
 
-def ray_there() -> None:
-    pytest.importorskip("ray")
+def skip_without_namespaces() -> None:
     if subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False).returncode:
         pytest.skip("no network namespace may be made here, and Ray looks for its address outside")
 
@@ -33,7 +32,7 @@ def ray_there() -> None:
 @pytest.mark.slow
 def test_ray_writes_the_same_bytes(tmp_path: Path):
     """In a network namespace with nothing but a loopback."""
-    ray_there()
+    skip_without_namespaces()
     corpus = Corpus(tmp_path / "corpus", people=10)
     recipe = corpus.recipe(tmp_path / "out", samples_per_shard=2)
     line = [*NAMESPACE, *command(recipe, tmp_path, "--workers", "2", "--engine", "ray")]
@@ -45,7 +44,6 @@ def test_ray_writes_the_same_bytes(tmp_path: Path):
 
 
 def test_a_cluster_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    pytest.importorskip("ray")
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
     monkeypatch.setenv("RAY_ADDRESS", address)
@@ -68,7 +66,7 @@ sys.exit(subprocess.run(sys.argv[1:], env=environment).returncode)
 
 @pytest.mark.slow
 def test_a_cluster_that_is_there_already_is_used(tmp_path: Path):
-    ray_there()
+    skip_without_namespaces()
     corpus = Corpus(tmp_path / "corpus", people=6)
     recipe = corpus.recipe(tmp_path / "out", samples_per_shard=2)
     line = [*NAMESPACE, sys.executable, "-c", HEAD, *command(recipe, tmp_path, "--engine", "ray")]
@@ -108,7 +106,7 @@ def test_a_node_that_sees_another_world_makes_nothing(tmp_path: Path, monkeypatc
 
 @pytest.mark.slow
 def test_ray_reports_what_fails_and_goes_on(tmp_path: Path):
-    ray_there()
+    skip_without_namespaces()
     corpus = Corpus(tmp_path / "corpus", people=6)
     nobody = {"validation": 0, "test": 0}
     recipe = corpus.recipe(tmp_path / "out", samples_per_shard=2, split=nobody)
@@ -128,7 +126,7 @@ def test_ray_reports_what_fails_and_goes_on(tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_ray_worker_that_is_killed_is_tried_again(tmp_path: Path):
-    ray_there()
+    skip_without_namespaces()
     corpus = Corpus(tmp_path / "corpus", people=60)
     recipe = corpus.recipe(tmp_path / "out", samples_per_shard=1)
     line = [*NAMESPACE, *command(recipe, tmp_path, "--workers", "2", "--engine", "ray")]

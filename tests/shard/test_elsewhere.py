@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -48,7 +49,6 @@ def texts(root: Path) -> dict[str, Any]:
 
 def birds(root: Path) -> dict[str, Any]:
     """Embeddings of each kind: a class in one file, an image a file, an archive, HDF5."""
-    h5py = pytest.importorskip("h5py")
     (root / "held").mkdir()
     for kind in range(4):
         values = {f"x{number}": np.full((2, 5), 10 * kind + number, np.float32) for number in range(2)}
@@ -72,7 +72,6 @@ def birds(root: Path) -> dict[str, Any]:
 
 
 def hdf5(root: Path) -> dict[str, Any]:
-    h5py = pytest.importorskip("h5py")
     with h5py.File(root / "birds.h5", "w") as file:
         for number in range(3):
             group = file.create_group(f"train/{number}")

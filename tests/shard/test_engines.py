@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -105,7 +106,6 @@ def test_a_failed_shard_is_exit_code_1_and_one_line(tmp_path: Path):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_the_recipe_does_not_fit_is_refused_from_workers_too(tmp_path: Path, workers: int):
     """Embeddings of another size, in a file that was written anew after it was looked at: no failed shard."""
-    h5py = pytest.importorskip("h5py")
     draw(tmp_path / "face.png", 1, size=(16, 16))
     with h5py.File(tmp_path / "birds.h5", "w") as file:
         for number in range(12):

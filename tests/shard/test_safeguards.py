@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -177,7 +178,6 @@ def test_what_was_found_is_counted_apart(small: Corpus, tmp_path: Path, monkeypa
 
 
 def test_other_embeddings_of_a_corpus_are_another_corpus(tmp_path: Path):
-    h5py = pytest.importorskip("h5py")
     write_hdf5(tmp_path / "birds.h5")
     recipe = Corpus(tmp_path / "none", people=0).recipe(
         tmp_path / "out", layout="hdf5", captions=None, speech=None, faces=str(tmp_path / "birds.h5")

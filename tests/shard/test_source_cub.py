@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -77,7 +78,6 @@ def write_each(root: Path, name: str) -> None:
 
 
 def write_h5(root: Path, name: str) -> None:
-    h5py = pytest.importorskip("h5py")
     with h5py.File(root / f"{name}.h5", "w") as file:
         for stem in stems(name):
             file[stem] = embedding(name, stem)
@@ -104,7 +104,6 @@ def test_embeddings_stay_with_their_captions(birds: dict, tmp_path: Path, write)
 
 
 def test_embeddings_in_one_file(birds: dict, tmp_path: Path):
-    h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "all.h5", "w") as file:
         for name in CLASSES[:2]:
             for stem in stems(name):

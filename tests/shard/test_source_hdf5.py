@@ -4,14 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 from t2f_dist.config.recipe import ShardRecipe
 from t2f_dist.shard.build import build
 from tests.shard.raw import encoded, planned, reasons
-
-h5py = pytest.importorskip("h5py", reason="h5py is not installed: make install")
 
 SIZE = 8
 CAPTIONS = 3
