@@ -34,11 +34,15 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from t2f_dist.config.load import read_yaml, resolve
-from t2f_dist.config.schema import Config
-from t2f_dist.training.checkpoints.last_save import LastSave
-from t2f_dist.training.launch.bound import EXCHANGES_WAIT, longest
-from t2f_dist.training.run import status
+try:
+    from t2f_dist.config.load import read_yaml, resolve
+    from t2f_dist.config.schema import Config
+    from t2f_dist.training.checkpoints.last_save import LastSave
+    from t2f_dist.training.launch.bound import EXCHANGES_WAIT, longest
+    from t2f_dist.training.run import status
+except ImportError as error:
+    print(f"failed: {sys.executable} has not what this needs ({error}): take .venv/bin/python, of make install")
+    sys.exit(78)
 
 # 74, 75 and 78 are EX_IOERR, EX_TEMPFAIL and EX_CONFIG of sysexits.h.
 FINISHED = 0

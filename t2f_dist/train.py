@@ -47,7 +47,7 @@ def main(path: str, overrides: tuple[str, ...], folder: str | None, dry_run: boo
     main_rank = os.environ.get("RANK", "0") == "0"  # the others would only repeat what it says before the launch
     try:
         overrides += (f"run={folder}",) if folder else ()
-        source = f"{path} with {' '.join(f'--set {item}' for item in overrides)}" if overrides else path
+        source = f"{path} with --set" if overrides else path
         config = resolve(Config, read_yaml(path), overrides, source=source)
         if dry_run:
             description = _describe(config)
@@ -62,6 +62,10 @@ def main(path: str, overrides: tuple[str, ...], folder: str | None, dry_run: boo
             from t2f_dist.training.run.run_folder import note_failure
 
             note_failure(config, error, started)  # of before the folder was held: an older outcome must not stand
+        _fail()
+    except KeyboardInterrupt:  # the training itself hears it by a handler of its own
+        if main_rank:
+            click.echo("SIGINT while no training was going on: the same command goes on from what is saved", err=True)
         _fail()
     except Exception as error:
         from t2f_dist.training.run.failure import in_words, is_foreseen

@@ -9,6 +9,8 @@ import click
 from t2f_dist.cli.words import counted
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from t2f_dist.training.checkpoints.archive import Archive, Listed
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -33,7 +35,8 @@ def checkpoints(run: str, as_json: bool, no_verify: bool) -> None:
     t2f-dist checkpoints s3://bucket/runs/1 --no-verify
     t2f-dist checkpoints runs/demo/run --json | jq '.checkpoints[] | select(.resumes)'
 
-    The one marked > is where the run would go on from. Exit code 1 where there are checkpoints and none is whole.
+    The one marked > is where the run would go on from. Exit code 1 where there are checkpoints and none is whole, and
+    where there were some and none is left.
     """
     import json
 
@@ -49,12 +52,27 @@ def checkpoints(run: str, as_json: bool, no_verify: bool) -> None:
         click.echo(json.dumps({"place": str(archive), "verified": not no_verify, "checkpoints": rows}, indent=1))
     elif rows:
         click.echo(table(rows))
+    elif path is not None and (why := _lacking(path, archive)):
+        raise ValueError(why)
     else:
         click.echo(f"{archive}: no checkpoint yet")
     if rows and not any(row["resumes"] for row in rows):
         finished = [row for row in rows if row["state"] != "unfinished"]
         if finished:
             raise ValueError(f"{archive}: none of {counted(len(finished), 'checkpoint')} is whole")
+
+
+def _lacking(folder: Path, archive: Archive) -> str | None:
+    """What is amiss with a folder in which no checkpoint was found; None where a run has just begun."""
+    from t2f_dist.training.checkpoints.last_save import LastSave
+
+    if (saved := LastSave.read(folder)) is not None:
+        where = "there" if saved.place == str(archive) else f"in {saved.place}"
+        return f"{archive} holds no checkpoint, and the run had saved {saved.images:,} images {where}: mount its disk"
+    inner = sorted(found.parent for found in folder.glob("*/status.json"))
+    if inner and not (folder / "status.json").exists():
+        return f"{folder} is no run: did you mean {inner[0]}?"
+    return None
 
 
 def survey(archive: Archive, verify: bool) -> list[dict[str, Any]]:

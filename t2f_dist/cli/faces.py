@@ -80,7 +80,7 @@ def sample(
     """
     from t2f_dist.evaluation.conditions import Conditions
     from t2f_dist.evaluation.held import cache_of
-    from t2f_dist.evaluation.sample import check_suffix, faces_a_row, find_voices, read_captions, save
+    from t2f_dist.evaluation.sample import check_size, check_suffix, faces_a_row, find_voices, read_captions, save
     from t2f_dist.evaluation.sample import sample as draw
     from t2f_dist.models.snapshot import load
 
@@ -103,6 +103,8 @@ def sample(
     faces, note = faces_a_row(loaded, asked, num)
     for line in (*asked.notes, *([note] if note else [])):
         click.echo(line, err=True)
+    if not as_folder:
+        check_size(asked, faces, loaded.resolution)
     images = draw(loaded, conditions, asked, faces, seed)
     paths = save(images, asked, Path(out), as_folder)
     shown = str(paths[0]) if len(paths) == 1 else f"{len(paths)} pictures in {Path(out)}"

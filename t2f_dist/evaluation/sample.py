@@ -8,14 +8,16 @@ from pathlib import Path
 
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
 from t2f_dist.evaluation.conditions import Asked, Conditions
-from t2f_dist.models.grid import grid
+from t2f_dist.models.grid import MARGIN, enlarged, grid
 from t2f_dist.models.snapshot import Snapshot
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 VOICE_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 NUM = 8  # faces a row, where nothing else is said
+SIDE_MAX = 16_000  # pixels of a grid: WebP takes hardly more, and neither do viewers
 
 
 def read_captions(path: Path) -> list[str]:
@@ -80,13 +82,26 @@ def sample(snapshot: Snapshot, conditions: Conditions, asked: Asked, num: int, s
     The n-th face of every condition is drawn from the same noise, so that faces differ by what was asked alone.
     """
     cells = [cell for cell in asked.cells for _ in range(num)]
-    return snapshot.draw(conditions.inputs(cells), list(range(num)) * len(asked.cells), seed)
+    with tqdm(total=len(cells), desc="drawing", unit="face", disable=None, leave=False) as bar:
+        return snapshot.draw(conditions.inputs(cells), list(range(num)) * len(asked.cells), seed, progress=bar.update)
 
 
 def check_suffix(out: Path) -> None:
     """Raises ValueError where `out` is no name for a grid."""
     if out.suffix.lower() not in SUFFIXES:
         raise ValueError(f"--out {out}: end it with one of {', '.join(SUFFIXES)} for a grid, or with / for a folder")
+
+
+def check_size(asked: Asked, num: int, resolution: int) -> None:
+    """Raises ValueError where `num` faces for each condition are too many for one grid."""
+    total = num * len(asked.cells)
+    rows = len(_rows(asked, total))
+    side = SIDE_MAX // (enlarged(resolution) + MARGIN)
+    if max(rows, math.ceil(total / rows)) > side:
+        raise ValueError(
+            f"{total:,} faces in {rows:,} row{'s' * (rows > 1)} are no grid, which has {side:,} a side at most: end"
+            " --out with / for single pictures, or ask for fewer"
+        )
 
 
 def save(images: Tensor, asked: Asked, out: Path, as_folder: bool) -> list[Path]:

@@ -17,9 +17,14 @@ MIN_WIDTH = 400  # room for a caption's words above a single face
 LABELLED_WIDTH = 96  # of a face under a label of its own
 
 
+def enlarged(resolution: int, min_size: int = 64) -> int:
+    """Pixels of a face of `resolution`, by the least whole factor that makes it at least `min_size`."""
+    return resolution * max(1, -(-min_size // resolution))
+
+
 def enlarge(image: np.ndarray, min_size: int = 64) -> np.ndarray:
-    """[R, R, 3] by the least whole factor that makes it at least `min_size` pixels, so that a screen shows it."""
-    factor = max(1, -(-min_size // image.shape[0]))
+    """[R, R, 3] as large as `enlarged` says, so that a screen shows it."""
+    factor = enlarged(image.shape[0], min_size) // image.shape[0]
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 

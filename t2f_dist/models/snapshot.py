@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,8 @@ from t2f_dist.models.networks import ConditionalGenerator
 
 FORMAT = "t2f-dist-snapshot"
 VERSION = 2
-DRAWN_MAX = 2**28  # numbers of the largest layer of all faces that are drawn at a time, 1 GiB in fp32; and FACES_MAX
-FACES_MAX = 64
+FACES_MAX = 64  # that are drawn at a time
+DRAWN_MAX = 2**28  # numbers of the largest layer of all of them, 1 GiB in fp32
 HEADER_BYTES_MAX = 32 * 2**20  # the longest vocabularies and lists of people have a few
 
 
@@ -58,9 +58,9 @@ class Snapshot:
     resolution: int
     alpha: float
 
-    def draw(self, inputs: Inputs, noise: Sequence[int], seed: int = 0, batch_size: int | None = None) -> Tensor:
-        """One face for each row, on the CPU. See `draw`."""
-        return draw(self.generator, self.config, inputs, noise, self.resolution, self.alpha, seed, batch_size)
+    def draw(self, inputs: Inputs, noise: Sequence[int], seed: int = 0, **how: Any) -> Tensor:
+        """One face for each row, on the CPU. See `draw`, also for `how`."""
+        return draw(self.generator, self.config, inputs, noise, self.resolution, self.alpha, seed, **how)
 
 
 @torch.no_grad()
@@ -73,6 +73,7 @@ def draw(
     alpha: float,
     seed: int = 0,
     batch_size: int | None = None,
+    progress: Callable[[int], object] = lambda _: None,
 ) -> Tensor:
     """Faces for N conditions -> uint8 [N, 3, R, R] on the CPU.
 
@@ -85,6 +86,7 @@ def draw(
         seed: of the noise, 0 or more.
         batch_size: faces drawn at a time; it changes the speed and the memory, nothing else. None: as many as keep the
             largest layer within DRAWN_MAX numbers, FACES_MAX at most.
+        progress: is called with the number of faces drawn since it was called last.
     """
     assert not generator.training
     batch_size = batch_size or max(1, min(FACES_MAX, DRAWN_MAX // config.generator.widest))
@@ -99,6 +101,7 @@ def draw(
         keys = torch.zeros(len(z), dtype=torch.int64, device=first.device)  # nothing is dropped in evaluation
         drawing, _, _ = generator(embedding, condition_noise, z, keys, resolution, alpha)
         images.append(((drawing[-1].float().clamp(-1, 1) + 1) * 127.5).round().to("cpu", torch.uint8))
+        progress(len(images[-1]))
     return torch.cat(images)
 
 

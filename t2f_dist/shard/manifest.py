@@ -178,8 +178,7 @@ class Manifest(Record):
         path = url.join(str(place), MANIFEST)
         if folder.is_local and not folder.path.is_dir():
             raise FileNotFoundError(
-                f"no such directory of shards: {place}; build it with t2f-dist shard (the configuration's header"
-                " says how)"
+                f"no such directory of shards: {place}; build it with t2f-dist shard (those of the demo: make demo)"
             )
         if (folder.size(MANIFEST) or 0) > MANIFEST_BYTES_MAX:
             raise ValueError(f"{url.shown(path)} has more than {MANIFEST_BYTES_MAX} bytes: no manifest")

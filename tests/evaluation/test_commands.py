@@ -194,6 +194,10 @@ def test_unknown_words_are_named_and_the_face_is_drawn(run_folder: Path, tmp_pat
         (["--caption", "a man", "--out", "grid"], "end it with one of .png"),
         (["--captions", "nowhere.txt", "--out", "g.png"], "nowhere.txt"),
         (["--captions", ".", "--out", "g.png"], "directory"),
+        (
+            ["--caption", "a man", "--num", "3000", "--out", "g.webp"],
+            "3,000 faces in 1 row are no grid, which",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(

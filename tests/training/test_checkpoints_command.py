@@ -9,6 +9,8 @@ from click.testing import CliRunner, Result
 
 from t2f_dist import cli
 from t2f_dist.training.checkpoints.archive import Archive
+from t2f_dist.training.checkpoints.last_save import LastSave
+from t2f_dist.training.run import status
 from tests.training.test_archive import FILES, body, content
 
 STAGES = [
@@ -135,6 +137,21 @@ def test_none_yet_and_none_whole(folder: Path, tmp_path: Path):
         shutil.rmtree(path)
         path.mkdir()
     assert [row["state"] for row in rows(str(folder))] == ["unfinished"] * 4
+
+
+def test_none_where_some_were_saved_and_a_folder_that_is_no_run(tmp_path: Path):
+    """Neither is a run that has just begun."""
+    inner = tmp_path / "runs" / "one"
+    inner.mkdir(parents=True)
+    status.write(inner, "running", "training")
+    assert run(str(inner)).stdout == f"{inner}: no checkpoint yet\n"
+    done = run(str(inner.parent))
+    assert (done.exit_code, done.stderr) == (1, f"error: {inner.parent} is no run: did you mean {inner}?\n")
+    for place, where in ((str(inner), "there"), ("/disk/one", "in /disk/one")):
+        LastSave(1234, place).write(inner)
+        done = run(str(inner))
+        assert done.exit_code == 1
+        assert f"holds no checkpoint, and the run had saved 1,234 images {where}" in done.stderr
 
 
 def test_letters_of_others_move_no_cursor(folder: Path):
